@@ -54,6 +54,6 @@ fn windows_are_right(plan: &Plan<'_>) -> bool {
 
 fn cu_seqlens_are_right(plan: &Plan<'_>) -> bool {
     let (mut q, mut k) = ([0; 3], [0; 3]);
-    let Some(last) = plan.steps().last() else { return false };
+    let Some(last) = plan.steps().next_back() else { return false };
     last.cu_seqlens(&mut q, &mut k).is_ok_and(|c| c.q == [0, 5] && c.k == [0, 10])
 }
