@@ -169,14 +169,17 @@ impl<S: Space, E: Element> Backward<'_, S, E> {
 
 /// Operands of [`Device::gather_into`]: `into = from[0], from[1], …`, one share of rows after the
 /// other.
-pub struct Gather<'a, S: Space, E: Element> {
+///
+/// The list of shares has a lifetime of its own: it is often made for the call, from views that live
+/// longer.
+pub struct Gather<'l, 'a, S: Space, E: Element> {
     /// The ranks' keys and values, in rank order.
-    pub from: &'a [KvRef<'a, S, E>],
+    pub from: &'l [KvRef<'a, S, E>],
     /// `=` the slot rows of the step.
     pub into: KvMut<'a, S, E>,
 }
 
-impl<S: Space, E: Element> Gather<'_, S, E> {
+impl<S: Space, E: Element> Gather<'_, '_, S, E> {
     /// Whether the shares fill the rows exactly. Devices ask before they write anything.
     ///
     /// # Errors
@@ -282,7 +285,7 @@ pub trait Device {
     ///
     /// # Errors
     /// What [`Gather::check`] finds.
-    fn gather_into<E: Element>(&self, operands: Gather<'_, Self::Space, E>) -> Result<(), Self::Error>;
+    fn gather_into<E: Element>(&self, operands: Gather<'_, '_, Self::Space, E>) -> Result<(), Self::Error>;
 
     /// Attention, forward. Writes every element of `out` and `lse`.
     ///
