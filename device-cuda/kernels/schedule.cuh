@@ -1,0 +1,128 @@
+// Who works on what, and in which order; no arithmetic on elements. Host twin: `src/schedule.rs`.
+//
+// Query rows. The query heads that share a K/V head are laid out beside each other: query row `f`
+// of a document is head `f % group` of token `f / group`. A tile of rows then meets one K/V tile,
+// and the gradients of a group are summed inside the matrix product.
+//
+// Positions. Query `i` of a document has position `i + keys - queries` (bottom-right alignment);
+// with it the masks are `j <= position` (causal) and `j > position - window`.
+#pragma once
+#include "ptx.cuh"
+
+// A half-open range of keys.
+struct Range {
+    i32 begin, end;
+    __device__ bool empty() const { return end <= begin; }
+};
+
+// Division of small numbers (below 2^16) by a K/V group's size (1 to 65535), in one multiplication.
+struct Divider {
+    u32 divisor;
+    u32 reciprocal;  // 2^32 / divisor, rounded up: the error stays below 2^-32 * 2^16 * 2^16
+
+    __device__ explicit Divider(i32 group) : divisor(group), reciprocal(0xffffffffu / group + 1) {}
+    __device__ i32 quotient(i32 x) const {
+        return divisor == 1 ? x : static_cast<i32>(__umulhi(static_cast<u32>(x), reciprocal));
+    }
+};
+
+// One document as a kernel sees it.
+struct Document {
+    Tile tile;
+    i32 group;
+    i32 causal;
+    i32 window;
+    Divider by_group;
+
+    __device__ Document(const Tile& tile, const Attention& args)
+        : tile(tile),
+          group(args.group),
+          causal(args.causal),
+          window(args.window),
+          by_group(args.group) {}
+
+    __device__ i32 query_rows() const { return tile.queries * group; }
+    __device__ i32 offset() const { return tile.keys - tile.queries; }
+
+    // The keys a query at `position` sees.
+    __device__ Range visible(i32 position) const {
+        const i32 begin = max(position, 0) - window + 1;
+        return {max(begin, 0), causal ? min(position + 1, tile.keys) : tile.keys};
+    }
+};
+
+// A query row: a token of the document (as an index) and a head of the group.
+struct QueryRow {
+    i32 token, head;
+};
+
+// Consecutive query rows, of which [valid_begin, valid_end) belong to the document.
+struct QueryRows {
+    i32 token;  // of row 0; below 0 if row 0 is not valid
+    i32 head;
+    i32 valid_begin, valid_end;
+
+    // Rows [first, first + rows) of the document, where `first` may be below 0.
+    __device__ QueryRows(const Document& document, i32 first, i32 rows) {
+        token = floor_div(first, document.group);
+        head = first - token * document.group;
+        valid_begin = max(0, -first);
+        valid_end = min(rows, document.query_rows() - first);
+    }
+
+    __device__ bool valid(i32 row) const { return row >= valid_begin && row < valid_end; }
+
+    __device__ QueryRow at(const Document& document, i32 row) const {
+        const i32 tokens = document.by_group.quotient(head + row);
+        return {token + tokens, head + row - tokens * document.group};
+    }
+
+    // The keys that this row sees.
+    __device__ Range visible(const Document& document, i32 row) const {
+        return document.visible(at(document, row).token + document.offset());
+    }
+
+    // The keys that at least one valid row sees.
+    __device__ Range seen(const Document& document) const {
+        if (valid_end <= valid_begin) return {0, 0};
+        return {visible(document, valid_begin).begin, visible(document, valid_end - 1).end};
+    }
+
+    // Whether every valid row sees all of `keys`.
+    __device__ bool all_see(const Document& document, Range keys) const {
+        return keys.begin >= visible(document, valid_end - 1).begin &&
+               keys.end <= visible(document, valid_begin).end;
+    }
+
+    __device__ static i32 floor_div(i32 a, i32 b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+};
+
+// The order of the dq sums. Every query tile is met by a run of key tiles, which must add to its
+// dq in ascending order. `turns[t]` counts how many have. Work is handed out by a ticket, and the
+// host's list has a document's key tiles in ascending order: a block waits only for blocks whose
+// tickets came earlier, so all of them run already and waiting ends.
+//
+// One thread of a block speaks for it. Barriers of the block order the others' accesses before
+// `pass` and after `wait`.
+__device__ inline u32 take_ticket(u32* counter) { return atomicAdd(counter, 1u); }
+
+struct Turn {
+    u32* count;
+    u32 seen;
+
+    // Looks early, so that the answer is there when it is needed.
+    __device__ void look(u32* turn) {
+        count = turn;
+        seen = ld_relaxed(turn);
+    }
+
+    __device__ void wait(u32 mine) {
+        while (seen != mine) seen = ld_relaxed(count);
+        fence_gpu();
+    }
+};
+
+__device__ inline void pass_turn(u32* turn, u32 next) {
+    fence_gpu();
+    st_relaxed(turn, next);
+}

@@ -1,0 +1,43 @@
+// The tile sizes of every compiled variant, chosen here and nowhere else. Host twin: `src/shape.rs`.
+//
+// HEAD_DIM is the head dimension a variant is compiled for; smaller ones are filled up with zeros
+// in shared memory. Budgets: 65,536 registers and, on compute capability 8.0, 163 KiB of shared
+// memory per multiprocessor.
+#pragma once
+
+// forward_mma: WARPS warps of M blocks of 16 query rows; BLOCKS blocks share a multiprocessor.
+template <int DIM>
+struct ForwardShape {
+    static constexpr int WARPS = 4;
+    static constexpr int M = DIM <= 128 ? 2 : 1;
+    static constexpr int ROWS = WARPS * M * 16;
+    static constexpr int KEYS = 64;
+    static constexpr int BLOCKS = DIM <= 64 ? 3 : DIM <= 128 ? 2 : 1;
+    static constexpr int SHARED = (ROWS + 2 * KEYS) * DIM * 2;
+};
+
+// backward_mma: 8 warps. Each product's result is divided among them as rows by columns; the
+// number of warps along the rows is given for s and dp (query rows by keys), for dk and dv (keys by
+// head dimension) and for dq (query rows by head dimension). STAGES tiles of q and dout are in
+// shared memory at a time.
+template <int S_WARPS_, int KV_WARPS_, int Q_WARPS_, int ROWS_, int KEYS_, int STAGES_, int DIM>
+struct BackwardTiles {
+    static constexpr int WARPS = 8;
+    static constexpr int S_WARPS = S_WARPS_, KV_WARPS = KV_WARPS_, Q_WARPS = Q_WARPS_;
+    static constexpr int ROWS = ROWS_, KEYS = KEYS_, STAGES = STAGES_;
+    static constexpr int KEY_TILE = KEYS * DIM * 2;
+    static constexpr int QUERY_TILE = ROWS * DIM * 2;
+    static constexpr int SCORE_TILE = ROWS * KEYS * 2;
+    static constexpr int STATS = ROWS * 8;
+    static constexpr int SHARED =
+        2 * KEY_TILE + 2 * SCORE_TILE + STAGES * (2 * QUERY_TILE + STATS);
+};
+
+template <int DIM>
+struct BackwardShape;
+template <>
+struct BackwardShape<64> : BackwardTiles<4, 4, 4, 128, 128, 2, 64> {};
+template <>
+struct BackwardShape<128> : BackwardTiles<2, 4, 2, 64, 128, 2, 128> {};
+template <>
+struct BackwardShape<256> : BackwardTiles<4, 2, 2, 64, 64, 1, 256> {};

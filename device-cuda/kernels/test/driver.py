@@ -1,0 +1,203 @@
+"""The kernels as Python functions over torch tensors, for checks and timings without the crate.
+
+Loads the kept PTX through the CUDA driver and launches on torch's current stream. The argument
+block and the tile lists repeat kernels/args.cuh and src/schedule.rs.
+"""
+
+import ctypes
+import functools
+import math
+import pathlib
+import struct
+
+import torch
+
+PTX = pathlib.Path(__file__).resolve().parents[2] / "ptx"
+CUDA = ctypes.CDLL("libcuda.so.1")
+NO_WINDOW = 2**31 - 1
+NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+
+
+def ok(code):
+    if code:
+        text = ctypes.c_char_p()
+        CUDA.cuGetErrorString(code, ctypes.byref(text))
+        raise RuntimeError(f"CUDA error {code}: {text.value.decode() if text.value else '?'}")
+
+
+@functools.cache
+def kernel(module, entry, shared=0):
+    torch.cuda.init()
+    torch.zeros(1, device="cuda")
+    handle, function = ctypes.c_void_p(), ctypes.c_void_p()
+    ok(CUDA.cuModuleLoadData(ctypes.byref(handle), (PTX / f"{module}.ptx").read_bytes() + b"\0"))
+    ok(CUDA.cuModuleGetFunction(ctypes.byref(function), handle, entry.encode()))
+    if shared > 48 * 1024:
+        ok(CUDA.cuFuncSetAttribute(function, 8, shared))
+    return function
+
+
+def launch(module, entry, blocks, threads, args, shared=0):
+    if blocks == 0:
+        return
+    block = ctypes.create_string_buffer(args, len(args))
+    pointers = (ctypes.c_void_p * 1)(ctypes.addressof(block))
+    stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+    ok(CUDA.cuLaunchKernel(kernel(module, entry, shared), blocks, 1, 1, threads, 1, 1, shared,
+                           stream, pointers, None))
+
+
+class Shape:
+    """Tile sizes and shared memory of a variant: kernels/shape.cuh."""
+
+    def __init__(self, dtype, head_dim):
+        self.name = NAMES[dtype]
+        self.mma = dtype != torch.float32 and head_dim <= 256
+        if not self.mma:
+            self.forward_rows = self.rows = self.keys = 32
+            return
+        d = self.head_dim = next(x for x in (64, 128, 256) if head_dim <= x)
+        self.forward_rows = 128 if d <= 128 else 64
+        self.forward_shared = (self.forward_rows + 128) * d * 2
+        self.rows, self.keys, stages = {64: (128, 128, 2), 128: (64, 128, 2), 256: (64, 64, 1)}[d]
+        self.shared = (4 * self.keys * d + 4 * self.rows * self.keys
+                       + stages * (4 * self.rows * d + 8 * self.rows))
+
+
+def visible(position, keys, causal, window):
+    return max(max(position, 0) - window + 1, 0), min(position + 1, keys) if causal else keys
+
+
+def tile_list(tiles):
+    """Tiles as the kernels read them, longest first; equal ones stay in order."""
+    tiles.sort(key=lambda t: -t[0])
+    flat = [x for _, *t in tiles for x in t]
+    return torch.tensor(flat or [0] * 6, dtype=torch.int32, device="cuda"), len(tiles)
+
+
+class Schedule:
+    """Tile lists of documents (query_row, queries, key_row, keys)."""
+
+    def __init__(self, documents, group, causal, window, shape):
+        self.documents, self.group, self.shape = documents, group, shape
+        self.causal, self.window = causal, window
+        queries, keys = [], []
+        turns = 0
+        for query_row, q, key_row, k in documents:
+            rows = q * group
+            for begin in range(0, rows, shape.forward_rows):
+                last = min(begin + shape.forward_rows, rows) - 1
+                low = visible(begin // group + k - q, k, causal, window)[0]
+                high = visible(last // group + k - q, k, causal, window)[1]
+                queries.append((max(high - low, 0), query_row, q, key_row, k, begin, 0))
+            if q == 0:
+                continue
+            low = visible(k - q, k, causal, window)[0]
+            high = visible(k - 1, k, causal, window)[1]
+            if high <= low:
+                continue
+            shift = (k - q) * group
+            first, last = shift // shape.rows, (shift + rows - 1) // shape.rows
+            mine = []
+            for begin in range(low // shape.keys * shape.keys, high, shape.keys):
+                a = max(first, begin * group // shape.rows) if causal else first
+                b = min(last, ((begin + shape.keys - 1 + window) * group - 1) // shape.rows)
+                mine.append([b - a + 1, query_row, q, key_row, k, begin, turns])
+            for i in reversed(range(len(mine) - 1)):
+                mine[i][0] = max(mine[i][0], mine[i + 1][0])
+            if len(mine) > 1:
+                turns += last - first + 1
+            keys += mine
+        self.queries, self.query_count = tile_list(queries)
+        self.keys, self.key_count = tile_list([tuple(t) for t in keys])
+        self.turns = turns
+
+
+class Scratch:
+    def __init__(self, schedule, rows, heads, kv_heads):
+        shape = schedule.shape
+        self.stats = torch.full((heads, rows, 2), math.nan, device="cuda")
+        self.turns = torch.full((1 + schedule.turns * kv_heads,), -1, dtype=torch.int32,
+                                device="cuda")
+        wide = shape.rows * shape.head_dim if shape.mma else 0
+        self.dq_sum = torch.full((max(1, schedule.turns * kv_heads * wide),), math.nan,
+                                 device="cuda")
+
+
+def view(t):
+    if t is None:
+        return struct.pack("<Qqq", 0, 0, 0)
+    assert t.stride(2) == 1 or t.shape[2] == 1
+    return struct.pack("<Qqq", t.data_ptr(), t.stride(0), t.stride(1))
+
+
+def aligned(*tensors):
+    return all(t.data_ptr() % 16 == 0 and t.stride(0) * t.element_size() % 16 == 0
+               and t.stride(1) * t.element_size() % 16 == 0 for t in tensors)
+
+
+class Call:
+    """One attention call: tensors are [rows, heads, head_dim] views, lse is [heads, rows]."""
+
+    def __init__(self, schedule, q, k, v, out, lse, scale=None, softcap=0.0):
+        self.schedule, self.q, self.k, self.v, self.out, self.lse = schedule, q, k, v, out, lse
+        self.scale = q.shape[2] ** -0.5 if scale is None else scale
+        self.softcap = softcap
+
+    def args(self, tiles, count, scratch=None, dout=None, dq=None, dk=None, dv=None):
+        s = self.schedule
+        even = aligned(*[t for t in (self.q, self.k, self.v, self.out, dout, dq) if t is not None])
+        lse = self.lse.t().unsqueeze(2)
+        views = (self.q, self.k, self.v, self.out, dout, dq, dk, dv, lse)
+        return (b"".join(map(view, views))
+                + struct.pack("<QQQQiiiiiiiiiffi",
+                              scratch.stats.data_ptr() if scratch else 0,
+                              scratch.dq_sum.data_ptr() if scratch else 0,
+                              scratch.turns.data_ptr() if scratch else 0, tiles.data_ptr(), count,
+                              scratch.turns.numel() if scratch else 0, self.q.shape[0], s.group,
+                              self.k.shape[1], self.q.shape[2], int(s.causal), s.window, int(even),
+                              self.scale, self.softcap, s.shape.forward_rows))
+
+    def forward(self):
+        s, shape = self.schedule, self.schedule.shape
+        args = self.args(s.queries, s.query_count)
+        blocks = s.query_count * self.k.shape[1]
+        if shape.mma:
+            launch(f"forward_mma_{shape.name}_{shape.head_dim}", "forward", blocks, 128, args,
+                   shape.forward_shared)
+        else:
+            launch(f"forward_fma_{shape.name}", "forward", blocks, 256, args)
+
+    def backward(self, scratch, dout, dq, dk, dv):
+        s, shape = self.schedule, self.schedule.shape
+        kv_heads = self.k.shape[1]
+        gradients = (scratch, dout, dq, dk, dv)
+        rows = self.args(s.queries, s.query_count, *gradients)
+        keys = self.args(s.keys, s.key_count, *gradients)
+        launch(f"prepare_{shape.name}", "prepare", s.query_count * kv_heads, 256, rows)
+        if shape.mma:
+            launch(f"backward_mma_{shape.name}_{shape.head_dim}", "backward",
+                   s.key_count * kv_heads, 256, keys, shape.shared)
+        else:
+            launch(f"backward_dq_fma_{shape.name}", "backward_dq", s.query_count * kv_heads, 256,
+                   rows)
+            launch(f"backward_dkv_fma_{shape.name}", "backward_dkv", s.key_count * kv_heads, 256,
+                   keys)
+
+
+def step_documents(lengths, begin, end):
+    """The documents of a step, cut as the plan cuts them, and the step's window [first, end)."""
+    bounds = [0]
+    for n in lengths:
+        bounds.append(bounds[-1] + n)
+    touching = [(a, b) for a, b in zip(bounds, bounds[1:]) if min(b, end) > max(a, begin)]
+    first = touching[0][0] if touching else begin
+    documents = []
+    row = 0
+    for a, b in touching:
+        q0, q1 = max(a, begin), min(b, end)
+        documents.append((q0 - begin, q1 - q0, a - first, q1 - a))
+        row = q1 - begin
+    if row < end - begin:
+        documents.append((row, end - begin - row, 0, 0))
+    return documents, first
