@@ -17,6 +17,7 @@ from driver import NO_WINDOW, Call, Schedule, Scratch, Shape, step_documents
 
 
 def captured(work):
+    torch.cuda.synchronize()  # what `work` needs was made on another stream
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         work()
