@@ -1,1 +1,39 @@
-//! stub
+//! The CPU device of microseq: packed attention, forward and backward, on multithreaded SIMD.
+//!
+//! f32, f16 and bf16; every head_dim from 1 to 512; multi-head, grouped and multi-query; causal,
+//! non-causal, window, scale and softcap. All arithmetic is f32.
+//!
+//! # What it promises
+//!
+//! - `out`, `lse` and `dq` of a document have the same bits whatever is packed around it, wherever it
+//!   lies, however the sequence is cut into steps and ranks, and for any number of threads, as long as
+//!   its values are finite.
+//! - So have `dk` and `dv`, in every element type: the arithmetic is f32 and sums up rows one by one,
+//!   from the last to the first.
+//! - The bits may differ from one instruction set to another.
+//! - No call allocates: ask [`Device::scratch_bytes`](microseq_core::Device::scratch_bytes) and lend
+//!   that much; [`ScratchBuffer`] keeps it for you. (rayon itself allocates now and then when a call
+//!   enters its pool from outside; make calls inside of `ThreadPool::install` to avoid that.)
+//!
+//! # Instruction sets
+//!
+//! [`Isa::best`] is found at run time; [`Cpu::with_isa`] and, through [`Cpu::from_environment`], the
+//! environment variable `MICROSEQ_ISA` choose another.
+
+mod copy;
+mod cpu;
+mod dispatch;
+mod error;
+mod isa;
+mod kernel;
+mod prepare;
+mod scratch;
+mod simd;
+mod strided;
+mod threads;
+
+pub use cpu::Cpu;
+pub use error::CpuError;
+pub use isa::Isa;
+pub use prepare::Prepared;
+pub use scratch::ScratchBuffer;

@@ -1,0 +1,105 @@
+//! The kernels, instantiated for each instruction set: thin shells that enable it.
+
+use crate::Isa;
+use crate::kernel::{backward, forward};
+use crate::scratch::Carver;
+use crate::simd::{Portable, Simd};
+use microseq_core::Element;
+
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx2, Avx512};
+
+/// Rows of a panel on an instruction set.
+pub(crate) fn panel_rows(isa: Isa) -> usize {
+    2 * match isa {
+        Isa::Portable => Portable::LANES,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => Avx2::LANES,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => Avx512::LANES,
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => Portable::LANES,
+    }
+}
+
+/// [`forward::run`] on an instruction set.
+///
+/// # Safety
+/// As [`forward::run`]; the machine has `isa`.
+pub(crate) unsafe fn forward<E: Element>(
+    isa: Isa,
+    operands: &forward::Operands<E>,
+    block: &forward::Block,
+    panels: usize,
+    memory: Carver,
+) {
+    // SAFETY: the caller's contract, passed on.
+    unsafe {
+        match isa {
+            Isa::Portable => forward_portable(operands, block, panels, memory),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => forward_avx2(operands, block, panels, memory),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => forward_avx512(operands, block, panels, memory),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => forward_portable(operands, block, panels, memory),
+        }
+    }
+}
+
+/// [`backward::run`] on an instruction set.
+///
+/// # Safety
+/// As [`backward::run`]; the machine has `isa`.
+pub(crate) unsafe fn backward<E: Element>(
+    isa: Isa,
+    operands: &backward::Operands<E>,
+    block: &backward::Block,
+    memory: Carver,
+) {
+    // SAFETY: the caller's contract, passed on.
+    unsafe {
+        match isa {
+            Isa::Portable => backward_portable(operands, block, memory),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => backward_avx2(operands, block, memory),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => backward_avx512(operands, block, memory),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => backward_portable(operands, block, memory),
+        }
+    }
+}
+
+/// Two shells for one instruction set. `$mr` values are broadcast at a time: as many as its registers
+/// hold accumulators for.
+macro_rules! shells {
+    ($simd:ty, $mr:literal, $forward:ident, $backward:ident $(, $features:literal)?) => {
+        $(#[target_feature(enable = $features)])?
+        unsafe fn $forward<E: Element>(
+            operands: &forward::Operands<E>,
+            block: &forward::Block,
+            panels: usize,
+            memory: Carver,
+        ) {
+            // SAFETY: the caller's contract, passed on.
+            unsafe { forward::run::<$simd, E, $mr>(operands, block, panels, memory) }
+        }
+
+        $(#[target_feature(enable = $features)])?
+        unsafe fn $backward<E: Element>(
+            operands: &backward::Operands<E>,
+            block: &backward::Block,
+            memory: Carver,
+        ) {
+            // SAFETY: the caller's contract, passed on.
+            unsafe { backward::run::<$simd, E, $mr>(operands, block, memory) }
+        }
+    };
+}
+
+shells!(Portable, 4, forward_portable, backward_portable);
+#[cfg(target_arch = "x86_64")]
+shells!(Avx2, 4, forward_avx2, backward_avx2, "avx2,fma,f16c");
+#[cfg(target_arch = "x86_64")]
+shells!(Avx512, 8, forward_avx512, backward_avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");

@@ -1,0 +1,86 @@
+//! The instruction sets that the kernels are compiled for, and which of them a machine has.
+
+use crate::CpuError;
+use core::fmt;
+use core::str::FromStr;
+use std::string::ToString;
+
+/// An instruction set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Isa {
+    /// What the compiler's target guarantees.
+    Portable,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+impl Isa {
+    /// Every instruction set, the plainest first.
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+
+    /// Whether this machine has it.
+    pub fn available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => {
+                std::is_x86_feature_detected!("avx2")
+                    && std::is_x86_feature_detected!("fma")
+                    && std::is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                Self::Avx2.available()
+                    && std::is_x86_feature_detected!("avx512f")
+                    && std::is_x86_feature_detected!("avx512bw")
+                    && std::is_x86_feature_detected!("avx512dq")
+                    && std::is_x86_feature_detected!("avx512vl")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// The best that this machine has.
+    pub fn best() -> Self {
+        let mut isas = Self::ALL.into_iter().rev();
+        isas.find(|isa| isa.available()).unwrap_or(Self::Portable)
+    }
+
+    /// The one that the environment variable `MICROSEQ_ISA` names, else the best.
+    ///
+    /// # Errors
+    /// [`CpuError::UnknownIsa`], [`CpuError::IsaUnavailable`].
+    pub fn from_environment() -> Result<Self, CpuError> {
+        match std::env::var("MICROSEQ_ISA") {
+            Ok(name) => name.parse::<Self>()?.checked(),
+            Err(_) => Ok(Self::best()),
+        }
+    }
+
+    /// Itself, where this machine has it.
+    pub(crate) fn checked(self) -> Result<Self, CpuError> {
+        if self.available() { Ok(self) } else { Err(CpuError::IsaUnavailable { isa: self }) }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        })
+    }
+}
+
+impl FromStr for Isa {
+    type Err = CpuError;
+
+    fn from_str(name: &str) -> Result<Self, CpuError> {
+        let known = Self::ALL.into_iter().find(|isa| isa.to_string() == name);
+        known.ok_or_else(|| CpuError::UnknownIsa { name: name.to_string() })
+    }
+}

@@ -1,0 +1,137 @@
+//! The three products, as register tiles: `MR` broadcast values by two vectors of lanes.
+//!
+//! Each accumulator is one chain of multiply-adds in the order that the loop says.
+
+use super::CHUNK;
+use crate::simd::Simd;
+
+/// `c[m][lane] = sum over k of a[m][k] * b[k][lane]`, k ascending: scores of `MR` keys with a panel.
+///
+/// `a` points to `MR` rows of a packed tile, whose chunks are `chunk_stride` apart; `b` is a panel
+/// `[head_dim][2 * LANES]`; `c` is `[MR][2 * LANES]`.
+///
+/// # Safety
+/// As [`Simd`]; the pointers reach those elements, `c` to none of the others'.
+#[inline(always)]
+pub(crate) unsafe fn scores<S: Simd, const MR: usize>(
+    mut a: *const f32,
+    chunk_stride: usize,
+    mut b: *const f32,
+    head_dim: usize,
+    c: *mut f32,
+) {
+    // SAFETY: `k` runs over head_dim in steps of a chunk; the caller vouches for the pointers.
+    unsafe {
+        let mut acc = [[S::splat(0.0); 2]; MR];
+        let mut left = head_dim;
+        while left > 0 {
+            let n = left.min(CHUNK);
+            for k in 0..n {
+                let (b0, b1) = (S::load(b), S::load(b.add(S::LANES)));
+                for (m, acc) in acc.iter_mut().enumerate() {
+                    let x = S::splat(*a.add(m * CHUNK + k));
+                    acc[0] = S::fma(x, b0, acc[0]);
+                    acc[1] = S::fma(x, b1, acc[1]);
+                }
+                b = b.add(2 * S::LANES);
+            }
+            a = a.wrapping_add(chunk_stride);
+            left -= n;
+        }
+        for (m, acc) in acc.iter().enumerate() {
+            S::store(c.add(m * 2 * S::LANES), acc[0]);
+            S::store(c.add((m * 2 + 1) * S::LANES), acc[1]);
+        }
+    }
+}
+
+/// `c[m][lane] = c[m][lane] * factor[lane] + sum over keys of a[key][m] * p[key][lane]`, keys
+/// ascending: `MR` elements of head_dim of a panel's output or dq.
+///
+/// `a` points to `MR` elements of the first key in a packed tile; `p` is `[keys][2 * LANES]`; `c` is
+/// `[MR][2 * LANES]`; `factor` is two vectors.
+///
+/// # Safety
+/// As [`Simd`]; the pointers reach those elements, `c` to none of the others'.
+#[inline(always)]
+pub(crate) unsafe fn add_keys<S: Simd, const MR: usize>(
+    mut a: *const f32,
+    mut p: *const f32,
+    keys: usize,
+    factor: [S::V; 2],
+    c: *mut f32,
+) {
+    // SAFETY: the caller vouches for the pointers.
+    unsafe {
+        let mut acc = [[S::splat(0.0); 2]; MR];
+        for (m, acc) in acc.iter_mut().enumerate() {
+            acc[0] = S::mul(S::load(c.add(m * 2 * S::LANES)), factor[0]);
+            acc[1] = S::mul(S::load(c.add((m * 2 + 1) * S::LANES)), factor[1]);
+        }
+        for _ in 0..keys {
+            let (p0, p1) = (S::load(p), S::load(p.add(S::LANES)));
+            for (m, acc) in acc.iter_mut().enumerate() {
+                let x = S::splat(*a.add(m));
+                acc[0] = S::fma(x, p0, acc[0]);
+                acc[1] = S::fma(x, p1, acc[1]);
+            }
+            a = a.add(CHUNK);
+            p = p.add(2 * S::LANES);
+        }
+        for (m, acc) in acc.iter().enumerate() {
+            S::store(c.add(m * 2 * S::LANES), acc[0]);
+            S::store(c.add((m * 2 + 1) * S::LANES), acc[1]);
+        }
+    }
+}
+
+/// `c[key][column] += sum over rows of p[row of the panel][key] * b[row][column]`, panels and rows
+/// descending: `NR` vectors of `MR` keys' dk or dv.
+///
+/// `p` points to the first of the `MR` keys in the first panel's `[key][2 * LANES]`, panels
+/// `panel_stride` apart; `b` to the columns of the first panel's first row, rows `width` apart; `c`
+/// to those of the first key, keys `width` apart.
+///
+/// # Safety
+/// As [`Simd`]; the pointers reach those elements, `c` to none of the others'.
+#[inline(always)]
+pub(crate) unsafe fn add_rows<S: Simd, const MR: usize, const NR: usize>(
+    p: *const f32,
+    panel_stride: usize,
+    panels: usize,
+    b: *const f32,
+    c: *mut f32,
+    width: usize,
+) {
+    let lanes = 2 * S::LANES;
+    // SAFETY: the caller vouches for the pointers.
+    unsafe {
+        let mut acc = [[S::splat(0.0); NR]; MR];
+        for (m, acc) in acc.iter_mut().enumerate() {
+            for (n, acc) in acc.iter_mut().enumerate() {
+                *acc = S::load(c.add(m * width + n * S::LANES));
+            }
+        }
+        for panel in (0..panels).rev() {
+            let p = p.add(panel * panel_stride);
+            for lane in (0..lanes).rev() {
+                let b = b.add((panel * lanes + lane) * width);
+                let mut row = [S::splat(0.0); NR];
+                for (n, row) in row.iter_mut().enumerate() {
+                    *row = S::load(b.add(n * S::LANES));
+                }
+                for (m, acc) in acc.iter_mut().enumerate() {
+                    let x = S::splat(*p.add(m * lanes + lane));
+                    for (acc, row) in acc.iter_mut().zip(row) {
+                        *acc = S::fma(x, row, *acc);
+                    }
+                }
+            }
+        }
+        for (m, acc) in acc.iter().enumerate() {
+            for (n, acc) in acc.iter().enumerate() {
+                S::store(c.add(m * width + n * S::LANES), *acc);
+            }
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! A small trait of f32 vectors: what the kernels are written over, once.
+//!
+//! Each instruction set is a file that implements it. The kernels are `#[inline(always)]` and
+//! generic; [`dispatch`](crate::dispatch) instantiates them inside functions that enable the
+//! instruction set, which is where the intrinsics below become single instructions.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod math;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
+pub(crate) use math::{exp2, tanh};
+pub(crate) use portable::Portable;
+
+/// The most lanes of any instruction set.
+pub(crate) const MAX_LANES: usize = 16;
+
+/// Vectors of [`LANES`](Simd::LANES) f32.
+///
+/// Every operation works on each lane alone, so what a lane computes never depends on its
+/// neighbours: the invariants I1 and I2 rest on this.
+///
+/// # Safety
+/// Calling any function needs a CPU that has the instruction set. Pointers need not be aligned; they
+/// point to `LANES` elements to read or write.
+pub(crate) trait Simd: Copy + 'static {
+    /// A vector.
+    type V: Copy;
+    /// Lanes of a vector: divides 16.
+    const LANES: usize;
+
+    /// `x` in every lane.
+    unsafe fn splat(x: f32) -> Self::V;
+    /// Reads a vector.
+    unsafe fn load(from: *const f32) -> Self::V;
+    /// Writes a vector.
+    unsafe fn store(to: *mut f32, v: Self::V);
+    /// `a + b`
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once where the instruction set can.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger; `b` where one is NaN.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The nearest integer, ties to even.
+    unsafe fn round(a: Self::V) -> Self::V;
+    /// `a * 2^n` for an integer `n` from -150 to 128; 0 where that is below every number.
+    unsafe fn scale2(a: Self::V, n: Self::V) -> Self::V;
+    /// `then` where `a < b`, else `otherwise`.
+    unsafe fn where_less(a: Self::V, b: Self::V, then: Self::V, otherwise: Self::V) -> Self::V;
+    /// Reads binary16.
+    unsafe fn load_f16(from: *const u16) -> Self::V;
+    /// Writes binary16, rounded to nearest, ties to even.
+    unsafe fn store_f16(to: *mut u16, v: Self::V);
+    /// Reads bfloat16.
+    unsafe fn load_bf16(from: *const u16) -> Self::V;
+    /// Writes bfloat16, rounded to nearest, ties to even.
+    unsafe fn store_bf16(to: *mut u16, v: Self::V);
+    /// Writes the transpose of a block of `LANES` by `LANES`; strides in elements.
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
+}

@@ -1,0 +1,89 @@
+//! Checked views as raw pointers with strides: what kernels on several threads read and write.
+
+use microseq_core::{Host, KvMut, KvParts, KvRef, Layout, RowsMut, RowsRef, Scalar};
+
+/// `[rows, heads, head_dim]` to read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StridedRef<T> {
+    base: *const T,
+    row_stride: usize,
+    head_stride: usize,
+}
+
+// SAFETY: it is only read through, by whoever keeps the contract of `at`, while the `RowsRef` that
+// it was made of is borrowed by the running call; `Scalar` types are `Sync`.
+unsafe impl<T: Scalar> Send for StridedRef<T> {}
+// SAFETY: as above.
+unsafe impl<T: Scalar> Sync for StridedRef<T> {}
+
+impl<T: Scalar> StridedRef<T> {
+    pub(crate) fn new(view: RowsRef<'_, Host, T>) -> Self {
+        let layout = view.layout();
+        // An empty view's offset may lie behind its memory; its pointer is never used.
+        let base = view.memory().as_ptr().wrapping_add(layout.offset());
+        Self { base, row_stride: layout.row_stride(), head_stride: layout.head_stride() }
+    }
+
+    /// Both halves of a K/V view.
+    pub(crate) fn kv(view: KvRef<'_, Host, T>) -> (Self, Self) {
+        (Self::new(view.k()), Self::new(view.v()))
+    }
+
+    /// The first element of a head of a row.
+    ///
+    /// # Safety
+    /// `row` and `head` are inside the view that this was made of, which is still borrowed.
+    #[inline(always)]
+    pub(crate) unsafe fn at(&self, row: usize, head: usize) -> *const T {
+        // SAFETY: the view was checked: its elements, this one among them, are in one allocation.
+        unsafe { self.base.add(row * self.row_stride + head * self.head_stride) }
+    }
+}
+
+/// `[rows, heads, head_dim]` to write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StridedMut<T> {
+    base: *mut T,
+    row_stride: usize,
+    head_stride: usize,
+}
+
+// SAFETY: whoever writes through it keeps the contract of `at`: no element is written by one thread
+// while another touches it; `Scalar` types are `Send`.
+unsafe impl<T: Scalar> Send for StridedMut<T> {}
+// SAFETY: as above.
+unsafe impl<T: Scalar> Sync for StridedMut<T> {}
+
+impl<T: Scalar> StridedMut<T> {
+    pub(crate) fn new(view: RowsMut<'_, Host, T>) -> Self {
+        let layout = view.layout();
+        Self::of(view.into_memory().as_mut_ptr(), &layout)
+    }
+
+    /// Both halves of a K/V view. In the packed form both pointers come from one borrow.
+    pub(crate) fn kv(view: KvMut<'_, Host, T>) -> (Self, Self) {
+        match view.into_parts() {
+            KvParts::Packed { memory, k, v } => {
+                let base = memory.as_mut_ptr();
+                (Self::of(base, &k), Self::of(base, &v))
+            }
+            KvParts::Separate { k, v } => (Self::new(k), Self::new(v)),
+        }
+    }
+
+    fn of(memory: *mut T, layout: &Layout) -> Self {
+        let base = memory.wrapping_add(layout.offset());
+        Self { base, row_stride: layout.row_stride(), head_stride: layout.head_stride() }
+    }
+
+    /// The first element of a head of a row.
+    ///
+    /// # Safety
+    /// `row` and `head` are inside the view that this was made of, which is still borrowed; while
+    /// the pointer is used to write, no other thread touches that head of that row.
+    #[inline(always)]
+    pub(crate) unsafe fn at(&self, row: usize, head: usize) -> *mut T {
+        // SAFETY: the view was checked: its elements, this one among them, are in one allocation.
+        unsafe { self.base.add(row * self.row_stride + head * self.head_stride) }
+    }
+}

@@ -1,0 +1,55 @@
+//! The conformance suite of core over every instruction set of this machine.
+
+use microseq_core::dev::HostHarness;
+use microseq_core::dev::conformance;
+use microseq_cpu::{Cpu, Isa};
+
+/// dk and dv have the same bits for every cut into steps, in every type: the arithmetic is f32.
+fn harness(isa: Isa, threads: usize) -> HostHarness<Cpu> {
+    let cpu = Cpu::with_threads(threads).and_then(|cpu| cpu.with_isa(isa)).expect("threads and isa");
+    HostHarness::new(cpu).with_dkv_grain(|_| Some(1))
+}
+
+#[test]
+fn portable_conforms() {
+    conformance::all(&harness(Isa::Portable, 2));
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn avx2_conforms() {
+    run_if_available(Isa::Avx2);
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn avx512_conforms() {
+    run_if_available(Isa::Avx512);
+}
+
+#[cfg(target_arch = "x86_64")]
+fn run_if_available(isa: Isa) {
+    assert_eq!(isa.available(), os_reports(isa), "detection of {isa} disagrees with the operating system");
+    if isa.available() {
+        conformance::all(&harness(isa, 2));
+    } else {
+        println!("{isa} NOT RUN: this machine has none");
+    }
+}
+
+/// Whether the operating system lists the instruction set: a second opinion, so that a path that
+/// should exist cannot go untested.
+#[cfg(target_arch = "x86_64")]
+fn os_reports(isa: Isa) -> bool {
+    let Ok(info) = std::fs::read_to_string("/proc/cpuinfo") else {
+        return isa.available();
+    };
+    let flags: Vec<&str> =
+        info.lines().find(|line| line.starts_with("flags")).unwrap_or("").split_whitespace().collect();
+    let needed: &[&str] = match isa {
+        Isa::Portable => &[],
+        Isa::Avx2 => &["avx2", "fma", "f16c"],
+        Isa::Avx512 => &["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"],
+    };
+    needed.iter().all(|flag| flags.contains(flag))
+}
