@@ -1,0 +1,7 @@
+//! What the test programs share. Each is a program of its own and uses some of it.
+#![allow(dead_code)]
+
+pub(crate) mod bits;
+pub(crate) mod cpus;
+pub(crate) mod operators;
+pub(crate) mod safetensors;
