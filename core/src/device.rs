@@ -170,11 +170,11 @@ impl<S: Space, E: Element> Backward<'_, S, E> {
 /// Operands of [`Device::gather_into`]: `into = from[0], from[1], …`, one share of rows after the
 /// other.
 ///
-/// The list of shares has a lifetime of its own: it is often made for the call, from views that live
-/// longer.
-pub struct Gather<'l, 'a, S: Space, E: Element> {
+/// The shares have a lifetime of their own, so that a list of them may be made for the call and
+/// dropped behind it, in code that is generic over the space too.
+pub struct Gather<'f, 'a, S: Space, E: Element> {
     /// The ranks' keys and values, in rank order.
-    pub from: &'l [KvRef<'a, S, E>],
+    pub from: &'a [KvRef<'f, S, E>],
     /// `=` the slot rows of the step.
     pub into: KvMut<'a, S, E>,
 }

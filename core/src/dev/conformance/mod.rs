@@ -2,9 +2,34 @@
 //!
 //! [`all`] checks them all; [`conformance_tests!`](crate::conformance_tests) makes a test of each.
 
+mod common;
+mod copies;
+mod gradients;
+mod invariance;
 mod oracle;
+mod prepared;
+mod refusals;
+mod rows;
 
-pub use oracle::*;
+pub use copies::{accumulate_adds, flush_rounds, gather_copies_the_shares};
+pub use gradients::{
+    a_gradient_of_zero_adds_nothing, gradients_add_to_the_store, results_repeat_bit_for_bit,
+    steps_do_not_change_gradient_bits,
+};
+pub use invariance::{packing_does_not_change_bits, ranks_do_not_change_bits, steps_do_not_change_bits};
+pub use oracle::{
+    large_scores_neither_overflow_nor_vanish, matches_the_oracle_in_bf16, matches_the_oracle_in_f16,
+    matches_the_oracle_in_f32, sequences_match_the_oracle,
+};
+pub use prepared::{
+    one_preparation_serves_all_layers, prepare_into_forgets_the_old_problem,
+    scratch_may_lie_anywhere_and_hold_anything,
+};
+pub use refusals::{
+    accumulate_and_flush_refuse_misfits, backward_refuses_misfits, forward_refuses_misfits,
+    gather_refuses_misfits,
+};
+pub use rows::{nothing_to_do_is_done, rows_of_no_document_give_nothing, writes_its_views_and_nothing_else};
 
 use crate::dev::Harness;
 use std::vec;
@@ -20,7 +45,28 @@ macro_rules! __for_each_conformance_rule {
             matches_the_oracle_in_f32
             matches_the_oracle_in_f16
             matches_the_oracle_in_bf16
+            large_scores_neither_overflow_nor_vanish
             sequences_match_the_oracle
+            writes_its_views_and_nothing_else
+            rows_of_no_document_give_nothing
+            nothing_to_do_is_done
+            packing_does_not_change_bits
+            steps_do_not_change_bits
+            ranks_do_not_change_bits
+            gradients_add_to_the_store
+            a_gradient_of_zero_adds_nothing
+            results_repeat_bit_for_bit
+            steps_do_not_change_gradient_bits
+            gather_copies_the_shares
+            accumulate_adds
+            flush_rounds
+            one_preparation_serves_all_layers
+            prepare_into_forgets_the_old_problem
+            scratch_may_lie_anywhere_and_hold_anything
+            forward_refuses_misfits
+            backward_refuses_misfits
+            gather_refuses_misfits
+            accumulate_and_flush_refuse_misfits
         }
     };
 }
