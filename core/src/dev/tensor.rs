@@ -88,7 +88,17 @@ impl<T: Element> Tensor<T> {
         for begin in begins(&self.layout) {
             inside[begin..begin + self.layout.head_dim()].fill(true);
         }
-        (0..self.memory.len()).find(|&n| !inside[n] && bits(self.memory[n]) != bits(before.memory[n]))
+        self.changes(before).find(|&n| !inside[n])
+    }
+
+    /// The first place whose bits differ from `before`.
+    pub(crate) fn first_change(&self, before: &Self) -> Option<usize> {
+        self.changes(before).next()
+    }
+
+    fn changes(&self, before: &Self) -> impl Iterator<Item = usize> {
+        let pairs = self.memory.iter().zip(&before.memory).enumerate();
+        pairs.filter(|(_, (now, before))| bits(**now) != bits(**before)).map(|(n, _)| n)
     }
 }
 

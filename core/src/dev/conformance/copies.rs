@@ -1,7 +1,7 @@
 //! `gather_into`, `accumulate` and `flush` do what they say, through views of any arrangement.
 
 use super::common::assert_same_bits;
-use crate::dev::run::call::{KvTensor, Manner, PlacedKv};
+use crate::dev::run::call::{KvTensor, Manner, WatchedKv};
 use crate::dev::{Harness, Random};
 use crate::{Accumulate, DType, Device, Element, Flush, Gather, Shape, bf16, f16};
 use std::vec;
@@ -56,15 +56,14 @@ fn gather_shares<H: Harness, E: Element>(harness: &H, rows: &[usize], manner: Ma
     let manners = [manner, other].into_iter().cycle();
     let shares = rows.iter().zip(&pairs).zip(manners);
     let placed: Vec<_> =
-        shares.map(|((&rows, pair), manner)| PlacedKv::new(harness, &tensor(rows, manner, pair))).collect();
+        shares.map(|((&rows, pair), manner)| WatchedKv::new(harness, tensor(rows, manner, pair))).collect();
     let from: Vec<_> = placed.iter().map(|share| share.view(harness).expect("a legal view")).collect();
 
     let total = rows.iter().sum();
-    let before = tensor(total, manner, &nothing::<E>(total));
-    let mut into = PlacedKv::new(harness, &before);
+    let mut into = WatchedKv::new(harness, tensor(total, manner, &nothing::<E>(total)));
     let operands = Gather { from: &from, into: into.view_mut(harness).expect("a legal view") };
     harness.device().gather_into(operands).unwrap_or_else(|e| panic!("gather_into failed: {e}"));
-    let (k, v) = into.take(harness, &before);
+    let (k, v) = into.take(harness);
     let concatenate =
         |part: fn(&Pair<E>) -> &Vec<E>| pairs.iter().flat_map(part).copied().collect::<Vec<E>>();
     assert_same_bits("keys, gathered", &k, &concatenate(|pair| &pair.0));
@@ -83,15 +82,14 @@ pub fn accumulate_adds<H: Harness>(harness: &H) {
         for manner in Manner::all() {
             let (addend, sum) = (pair::<f32>(rows, 30), pair::<f32>(rows, 31));
             let other = Manner { packed: !manner.packed, ..Manner::default() };
-            let from = PlacedKv::new(harness, &tensor(rows, other, &addend));
-            let before = tensor(rows, manner, &sum);
-            let mut into = PlacedKv::new(harness, &before);
+            let from = WatchedKv::new(harness, tensor(rows, other, &addend));
+            let mut into = WatchedKv::new(harness, tensor(rows, manner, &sum));
             let operands = Accumulate {
                 from: from.view(harness).expect("a legal view"),
                 into: into.view_mut(harness).expect("a legal view"),
             };
             harness.device().accumulate(operands).unwrap_or_else(|e| panic!("accumulate failed: {e}"));
-            let (k, v) = into.take(harness, &before);
+            let (k, v) = into.take(harness);
             let add = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<f32>>();
             assert_same_bits("keys, accumulated", &k, &add(&sum.0, &addend.0));
             assert_same_bits("values, accumulated", &v, &add(&sum.1, &addend.1));
@@ -111,15 +109,14 @@ fn flush<H: Harness, E: Element>(harness: &H) {
         for manner in Manner::all() {
             let sealed = with_ties(pair::<f32>(rows, 32));
             let other = Manner { packed: !manner.packed, ..Manner::default() };
-            let from = PlacedKv::new(harness, &tensor(rows, other, &sealed));
-            let before = tensor(rows, manner, &nothing::<E>(rows));
-            let mut into = PlacedKv::new(harness, &before);
+            let from = WatchedKv::new(harness, tensor(rows, other, &sealed));
+            let mut into = WatchedKv::new(harness, tensor(rows, manner, &nothing::<E>(rows)));
             let operands = Flush {
                 from: from.view(harness).expect("a legal view"),
                 into: into.view_mut(harness).expect("a legal view"),
             };
             harness.device().flush(operands).unwrap_or_else(|e| panic!("flush failed: {e}"));
-            let (k, v) = into.take(harness, &before);
+            let (k, v) = into.take(harness);
             let round = |x: &[f32]| x.iter().map(|&x| E::from_f32(x)).collect::<Vec<E>>();
             assert_same_bits("keys, flushed", &k, &round(&sealed.0));
             assert_same_bits("values, flushed", &v, &round(&sealed.1));

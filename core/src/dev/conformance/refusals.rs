@@ -1,9 +1,8 @@
 //! Operands that do not fit are an error that names what is wrong, before anything is written.
 
-use super::common::{Documents, assert_names, assert_same_bits, operator};
+use super::common::{Documents, assert_names, operator};
 use crate::dev::harness::PreparedOf;
-use crate::dev::run::Placed;
-use crate::dev::run::call::Output;
+use crate::dev::run::call::Watched;
 use crate::dev::tensor::Tensor;
 use crate::dev::{ErrorOf, Harness, SpaceOf};
 use crate::{
@@ -92,47 +91,42 @@ fn dense([rows, heads, head_dim]: Dims) -> Layout {
 }
 
 /// An input of ones.
-fn input<H: Harness, T: Element>(harness: &H, dims: Dims) -> Placed<H, T> {
+fn input<H: Harness, T: Element>(harness: &H, dims: Dims) -> Watched<H, T> {
     let layout = dense(dims);
-    Placed::new(harness, layout, &Tensor::filled(layout, T::from_f32(1.0), T::from_f32(1.0)).memory)
+    Watched::new(harness, Tensor::filled(layout, T::from_f32(1.0), T::from_f32(1.0)))
 }
 
 /// An output of a value that nothing may change.
-fn output<H: Harness, T: Element>(harness: &H, dims: Dims) -> Output<H, T> {
-    Output::new(harness, Tensor::filled(dense(dims), T::from_f32(-7.75), T::from_f32(-7.75)))
+fn output<H: Harness, T: Element>(harness: &H, dims: Dims) -> Watched<H, T> {
+    let layout = dense(dims);
+    Watched::new(harness, Tensor::filled(layout, T::from_f32(-7.75), T::from_f32(-7.75)))
 }
 
-fn view<'a, H: Harness, T: Element>(harness: &H, placed: &'a Placed<H, T>) -> RowsRef<'a, SpaceOf<H>, T> {
-    placed.rows(harness).expect("a legal view")
+fn view<'a, H: Harness, T: Element>(harness: &H, placed: &'a Watched<H, T>) -> RowsRef<'a, SpaceOf<H>, T> {
+    placed.view(harness).expect("a legal view")
 }
 
 fn view_mut<'a, H: Harness, T: Element>(
     harness: &H,
-    output: &'a mut Output<H, T>,
+    output: &'a mut Watched<H, T>,
 ) -> RowsMut<'a, SpaceOf<H>, T> {
-    output.placed.rows_mut(harness).expect("a legal view")
+    output.view_mut(harness).expect("a legal view")
 }
 
 fn kv<'a, H: Harness, T: Element>(
     harness: &H,
-    k: &'a Placed<H, T>,
-    v: &'a Placed<H, T>,
+    k: &'a Watched<H, T>,
+    v: &'a Watched<H, T>,
 ) -> KvRef<'a, SpaceOf<H>, T> {
     KvRef::separate(view(harness, k), view(harness, v)).expect("views of one shape")
 }
 
 fn kv_mut<'a, H: Harness, T: Element>(
     harness: &H,
-    k: &'a mut Output<H, T>,
-    v: &'a mut Output<H, T>,
+    k: &'a mut Watched<H, T>,
+    v: &'a mut Watched<H, T>,
 ) -> KvMut<'a, SpaceOf<H>, T> {
     KvMut::separate(view_mut(harness, k), view_mut(harness, v)).expect("views of one shape")
-}
-
-fn assert_untouched<H: Harness, T: Element>(harness: &H, what: &str, output: &Output<H, T>) {
-    let now = output.now(harness).memory;
-    let before = vec![T::from_f32(-7.75); now.len()];
-    assert_same_bits(&format!("{what}: an output of a refused call"), &now, &before);
 }
 
 /// The forward pass refuses operands of wrong rows, heads, head_dim and type, and too little
@@ -207,20 +201,20 @@ impl<'h, H: Harness> Refused<'h, H> {
         self.harness.upload(&vec![0u8; self.scratch - missing])
     }
 
-    fn input<T: Element>(&self, wrong: Wrong, operand: Operand) -> Placed<H, T> {
+    fn input<T: Element>(&self, wrong: Wrong, operand: Operand) -> Watched<H, T> {
         input(self.harness, wrong.dims(&self.shape, operand))
     }
 
-    fn output<T: Element>(&self, wrong: Wrong, operand: Operand) -> Output<H, T> {
+    fn output<T: Element>(&self, wrong: Wrong, operand: Operand) -> Watched<H, T> {
         output(self.harness, wrong.dims(&self.shape, operand))
     }
 
     fn forward<E: Element>(&self, wrong: Wrong, what: &str) -> Result<(), ErrorOf<H>> {
         let harness = self.harness;
-        let q: Placed<H, E> = self.input(wrong, Operand::Q);
-        let [k, v]: [Placed<H, E>; 2] = [self.input(wrong, Operand::K), self.input(wrong, Operand::K)];
-        let mut out: Output<H, E> = self.output(wrong, Operand::Out);
-        let mut lse: Output<H, f32> = self.output(wrong, Operand::Lse);
+        let q: Watched<H, E> = self.input(wrong, Operand::Q);
+        let [k, v]: [Watched<H, E>; 2] = [self.input(wrong, Operand::K), self.input(wrong, Operand::K)];
+        let mut out: Watched<H, E> = self.output(wrong, Operand::Out);
+        let mut lse: Watched<H, f32> = self.output(wrong, Operand::Lse);
         let mut scratch = self.scratch(wrong);
         let operands = Forward {
             q: view(harness, &q),
@@ -230,20 +224,20 @@ impl<'h, H: Harness> Refused<'h, H> {
         };
         let result = harness.device().forward(&self.prepared, operands, harness.view_mut(&mut scratch));
         harness.synchronise();
-        assert_untouched(harness, what, &out);
-        assert_untouched(harness, what, &lse);
+        out.assert_unchanged(harness, &format!("{what}: out"));
+        lse.assert_unchanged(harness, &format!("{what}: lse"));
         result
     }
 
     fn backward<E: Element>(&self, wrong: Wrong, what: &str) -> Result<(), ErrorOf<H>> {
         let harness = self.harness;
-        let q: Placed<H, E> = self.input(wrong, Operand::Q);
-        let [k, v]: [Placed<H, E>; 2] = [self.input(wrong, Operand::K), self.input(wrong, Operand::K)];
-        let out: Placed<H, E> = self.input(wrong, Operand::Out);
-        let lse: Placed<H, f32> = self.input(wrong, Operand::Lse);
-        let dout: Placed<H, E> = self.input(wrong, Operand::Dout);
-        let mut dq: Output<H, E> = self.output(wrong, Operand::Dq);
-        let [mut dk, mut dv]: [Output<H, f32>; 2] =
+        let q: Watched<H, E> = self.input(wrong, Operand::Q);
+        let [k, v]: [Watched<H, E>; 2] = [self.input(wrong, Operand::K), self.input(wrong, Operand::K)];
+        let out: Watched<H, E> = self.input(wrong, Operand::Out);
+        let lse: Watched<H, f32> = self.input(wrong, Operand::Lse);
+        let dout: Watched<H, E> = self.input(wrong, Operand::Dout);
+        let mut dq: Watched<H, E> = self.output(wrong, Operand::Dq);
+        let [mut dk, mut dv]: [Watched<H, f32>; 2] =
             [self.output(wrong, Operand::Dk), self.output(wrong, Operand::Dk)];
         let mut scratch = self.scratch(wrong);
         let operands = Backward {
@@ -257,9 +251,9 @@ impl<'h, H: Harness> Refused<'h, H> {
         };
         let result = harness.device().backward(&self.prepared, operands, harness.view_mut(&mut scratch));
         harness.synchronise();
-        assert_untouched(harness, what, &dq);
-        assert_untouched(harness, what, &dk);
-        assert_untouched(harness, what, &dv);
+        dq.assert_unchanged(harness, &format!("{what}: dq"));
+        dk.assert_unchanged(harness, &format!("{what}: dk"));
+        dv.assert_unchanged(harness, &format!("{what}: dv"));
         result
     }
 }
@@ -291,15 +285,15 @@ pub fn gather_refuses_misfits<H: Harness>(harness: &H) {
 }
 
 fn gather_is_refused<H: Harness, E: Element>(harness: &H, what: &str, shares: &[Dims], error: ShapeError) {
-    let placed: Vec<[Placed<H, E>; 2]> =
+    let placed: Vec<[Watched<H, E>; 2]> =
         shares.iter().map(|&dims| [input(harness, dims), input(harness, dims)]).collect();
     let from: Vec<_> = placed.iter().map(|[k, v]| kv(harness, k, v)).collect();
-    let [mut k, mut v]: [Output<H, E>; 2] = [output(harness, FITS), output(harness, FITS)];
+    let [mut k, mut v]: [Watched<H, E>; 2] = [output(harness, FITS), output(harness, FITS)];
     let operands = Gather { from: &from, into: kv_mut(harness, &mut k, &mut v) };
     let result = harness.device().gather_into(operands);
     harness.synchronise();
-    assert_untouched(harness, what, &k);
-    assert_untouched(harness, what, &v);
+    k.assert_unchanged(harness, &format!("{what}: k"));
+    v.assert_unchanged(harness, &format!("{what}: v"));
     assert_names(what, result, error);
 }
 
@@ -316,25 +310,25 @@ pub fn accumulate_and_flush_refuse_misfits<H: Harness>(harness: &H) {
 }
 
 fn accumulate_is_refused<H: Harness>(harness: &H, dims: Dims, error: ShapeError) {
-    let [k_from, v_from]: [Placed<H, f32>; 2] = [input(harness, dims), input(harness, dims)];
-    let [mut k, mut v]: [Output<H, f32>; 2] = [output(harness, FITS), output(harness, FITS)];
+    let [k_from, v_from]: [Watched<H, f32>; 2] = [input(harness, dims), input(harness, dims)];
+    let [mut k, mut v]: [Watched<H, f32>; 2] = [output(harness, FITS), output(harness, FITS)];
     let operands = Accumulate { from: kv(harness, &k_from, &v_from), into: kv_mut(harness, &mut k, &mut v) };
     let result = harness.device().accumulate(operands);
     harness.synchronise();
     let what: String = format!("an accumulation of {dims:?} into {FITS:?}");
-    assert_untouched(harness, &what, &k);
-    assert_untouched(harness, &what, &v);
+    k.assert_unchanged(harness, &format!("{what}: k"));
+    v.assert_unchanged(harness, &format!("{what}: v"));
     assert_names(&what, result, error);
 }
 
 fn flush_is_refused<H: Harness, E: Element>(harness: &H, dims: Dims, error: ShapeError) {
-    let [k_from, v_from]: [Placed<H, f32>; 2] = [input(harness, dims), input(harness, dims)];
-    let [mut k, mut v]: [Output<H, E>; 2] = [output(harness, FITS), output(harness, FITS)];
+    let [k_from, v_from]: [Watched<H, f32>; 2] = [input(harness, dims), input(harness, dims)];
+    let [mut k, mut v]: [Watched<H, E>; 2] = [output(harness, FITS), output(harness, FITS)];
     let operands = Flush { from: kv(harness, &k_from, &v_from), into: kv_mut(harness, &mut k, &mut v) };
     let result = harness.device().flush(operands);
     harness.synchronise();
     let what = format!("a flush of {dims:?} into {FITS:?}");
-    assert_untouched(harness, &what, &k);
-    assert_untouched(harness, &what, &v);
+    k.assert_unchanged(harness, &format!("{what}: k"));
+    v.assert_unchanged(harness, &format!("{what}: v"));
     assert_names(&what, result, error);
 }

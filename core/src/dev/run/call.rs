@@ -1,14 +1,16 @@
 //! One prepared problem: a forward and a backward call over views of any arrangement.
 //!
-//! Every output is poisoned beforehand, and every place around and between the rows of an output is
-//! checked afterwards.
+//! Every output is poisoned beforehand. Afterwards every input is checked, and every place around and
+//! between the rows of an output.
 
 use super::{Placed, Result, RunError, poison};
 use crate::dev::Harness;
 use crate::dev::harness::{PreparedOf, SpaceOf};
 use crate::dev::oracle;
 use crate::dev::tensor::{Arrangement, Tensor};
-use crate::{Backward, Device, Element, Forward, KvMut, KvRef, Pass, Shape, ViewError};
+use crate::{
+    Backward, Device, Element, Forward, KvMut, KvRef, Layout, Pass, RowsMut, RowsRef, Shape, ViewError,
+};
 use std::vec;
 use std::vec::Vec;
 
@@ -77,7 +79,7 @@ const GUARD: f32 = -7.75;
 /// Runs both passes of a prepared problem.
 ///
 /// # Panics
-/// Where the device changed a place outside the rows of an output.
+/// Where the device changed an input, or a place outside the rows of an output.
 pub(crate) fn call<H: Harness, E: Element>(
     harness: &H,
     shape: &Shape,
@@ -85,74 +87,129 @@ pub(crate) fn call<H: Harness, E: Element>(
     data: &Data<E>,
     manner: Manner,
 ) -> Result<Results<E>, H> {
-    let arrangement = manner.arrangement;
-    let q_layout = arrangement.layout(shape.q_rows, shape.heads, shape.head_dim);
-    let lse_layout = arrangement.lse_layout(shape.heads, shape.q_rows);
-    let place = |dense: &[E]| Placed::new(harness, q_layout, &input(q_layout, dense).memory);
-    let q = place(&data.q);
-    let kv = PlacedKv::new(harness, &KvTensor::new(shape, manner, &data.k, &data.v, poison()));
-    let mut out = Output::new(harness, Tensor::filled(q_layout, poison(), E::from_f32(GUARD)));
-    let mut lse = Output::new(harness, Tensor::filled(lse_layout, poison(), GUARD));
-
-    let mut scratch = Scratch::new(harness, prepared, Pass::Forward, manner);
-    let operands = Forward {
-        q: q.rows(harness)?,
-        kv: kv.view(harness)?,
-        out: out.placed.rows_mut(harness)?,
-        lse: lse.placed.rows_mut(harness)?,
+    let mut call = Call::new(harness, shape, prepared, data, manner);
+    call.forward()?;
+    let out = call.out.take(harness, "out");
+    let lse = call.lse.take_lse(harness);
+    let gradients = match &data.dout {
+        Some(dout) => Some(call.backward(dout, &data.dk, &data.dv)?),
+        None => None,
     };
-    harness.device().forward(prepared, operands, scratch.lend(harness)).map_err(RunError::Device)?;
-    harness.synchronise();
-    drop(scratch);
-
-    let Some(dout) = &data.dout else {
-        return Ok(Results { out: out.take(harness, "out"), lse: lse.take_lse(harness), gradients: None });
-    };
-    let dout = place(dout);
-    let mut dq = Output::new(harness, Tensor::filled(q_layout, poison(), E::from_f32(GUARD)));
-    let store = KvTensor::new(shape, manner, &data.dk, &data.dv, GUARD);
-    let mut dkv = PlacedKv::new(harness, &store);
-    let mut scratch = Scratch::new(harness, prepared, Pass::Backward, manner);
-    let operands = Backward {
-        q: q.rows(harness)?,
-        kv: kv.view(harness)?,
-        out: out.placed.rows(harness)?,
-        lse: lse.placed.rows(harness)?,
-        dout: dout.rows(harness)?,
-        dq: dq.placed.rows_mut(harness)?,
-        dkv: dkv.view_mut(harness)?,
-    };
-    harness.device().backward(prepared, operands, scratch.lend(harness)).map_err(RunError::Device)?;
-    harness.synchronise();
-    drop(scratch);
-
-    let (dk, dv) = dkv.take(harness, &store);
-    let gradients = Some(Gradients { dq: dq.take(harness, "dq"), dk, dv });
-    Ok(Results { out: out.take(harness, "out"), lse: lse.take_lse(harness), gradients })
+    call.q.assert_unchanged(harness, "q");
+    call.kv.assert_unchanged(harness, "kv");
+    Ok(Results { out, lse, gradients })
 }
 
-/// An input, poison in its gaps.
-fn input<E: Element>(layout: crate::Layout, dense: &[E]) -> Tensor<E> {
-    Tensor::scatter(layout, dense, poison())
+/// A call and its memory.
+struct Call<'a, H: Harness, E: Element> {
+    harness: &'a H,
+    shape: &'a Shape,
+    prepared: &'a PreparedOf<H>,
+    manner: Manner,
+    q_layout: Layout,
+    q: Watched<H, E>,
+    kv: WatchedKv<H, E>,
+    out: Watched<H, E>,
+    lse: Watched<H, f32>,
 }
 
-/// Memory that a call writes, and what it held before.
-pub(crate) struct Output<H: Harness, T: Element> {
-    pub(crate) placed: Placed<H, T>,
+impl<'a, H: Harness, E: Element> Call<'a, H, E> {
+    fn new(
+        harness: &'a H,
+        shape: &'a Shape,
+        prepared: &'a PreparedOf<H>,
+        data: &Data<E>,
+        manner: Manner,
+    ) -> Self {
+        let q_layout = manner.arrangement.layout(shape.q_rows, shape.heads, shape.head_dim);
+        let lse_layout = manner.arrangement.lse_layout(shape.heads, shape.q_rows);
+        let kv = KvTensor::new(shape, manner, &data.k, &data.v, poison());
+        Self {
+            harness,
+            shape,
+            prepared,
+            manner,
+            q_layout,
+            q: Watched::new(harness, Tensor::scatter(q_layout, &data.q, poison())),
+            kv: WatchedKv::new(harness, kv),
+            out: Watched::new(harness, Tensor::filled(q_layout, poison(), E::from_f32(GUARD))),
+            lse: Watched::new(harness, Tensor::filled(lse_layout, poison(), GUARD)),
+        }
+    }
+
+    fn forward(&mut self) -> Result<(), H> {
+        let harness = self.harness;
+        let mut scratch = Scratch::new(harness, self.prepared, Pass::Forward, self.manner);
+        let operands = Forward {
+            q: self.q.view(harness)?,
+            kv: self.kv.view(harness)?,
+            out: self.out.view_mut(harness)?,
+            lse: self.lse.view_mut(harness)?,
+        };
+        let result = harness.device().forward(self.prepared, operands, scratch.lend(harness));
+        // Scratch must outlive the work, failed or not.
+        harness.synchronise();
+        result.map_err(RunError::Device)
+    }
+
+    fn backward(&mut self, dout: &[E], dk: &[f32], dv: &[f32]) -> Result<Gradients<E>, H> {
+        let harness = self.harness;
+        let out = Watched::new(harness, self.out.now(harness));
+        let lse = Watched::new(harness, self.lse.now(harness));
+        let dout = Watched::new(harness, Tensor::scatter(self.q_layout, dout, poison()));
+        let mut dq = Watched::new(harness, Tensor::filled(self.q_layout, poison(), E::from_f32(GUARD)));
+        let mut dkv = WatchedKv::new(harness, KvTensor::new(self.shape, self.manner, dk, dv, GUARD));
+        let mut scratch = Scratch::new(harness, self.prepared, Pass::Backward, self.manner);
+        let operands = Backward {
+            q: self.q.view(harness)?,
+            kv: self.kv.view(harness)?,
+            out: out.view(harness)?,
+            lse: lse.view(harness)?,
+            dout: dout.view(harness)?,
+            dq: dq.view_mut(harness)?,
+            dkv: dkv.view_mut(harness)?,
+        };
+        let result = harness.device().backward(self.prepared, operands, scratch.lend(harness));
+        harness.synchronise();
+        result.map_err(RunError::Device)?;
+        out.assert_unchanged(harness, "out, in the backward pass");
+        lse.assert_unchanged(harness, "lse, in the backward pass");
+        dout.assert_unchanged(harness, "dout");
+        let (dk, dv) = dkv.take(harness);
+        Ok(Gradients { dq: dq.take(harness, "dq"), dk, dv })
+    }
+}
+
+type ViewResult<T> = core::result::Result<T, ViewError>;
+
+/// Memory that a call reads or writes, and what it held before.
+pub(crate) struct Watched<H: Harness, T: Element> {
+    placed: Placed<H, T>,
     before: Tensor<T>,
 }
 
-impl<H: Harness, T: Element> Output<H, T> {
+impl<H: Harness, T: Element> Watched<H, T> {
     pub(crate) fn new(harness: &H, before: Tensor<T>) -> Self {
         Self { placed: Placed::new(harness, before.layout, &before.memory), before }
     }
 
+    pub(crate) fn view(&self, harness: &H) -> ViewResult<RowsRef<'_, SpaceOf<H>, T>> {
+        self.placed.rows(harness)
+    }
+
+    pub(crate) fn view_mut(&mut self, harness: &H) -> ViewResult<RowsMut<'_, SpaceOf<H>, T>> {
+        self.placed.rows_mut(harness)
+    }
+
     /// The memory as it is now.
-    pub(crate) fn now(&self, harness: &H) -> Tensor<T> {
+    fn now(&self, harness: &H) -> Tensor<T> {
         Tensor { layout: self.before.layout, memory: harness.download(&self.placed.buffer) }
     }
 
     /// The dense elements.
+    ///
+    /// # Panics
+    /// Where a place outside the rows changed.
     pub(crate) fn take(&self, harness: &H, name: &str) -> Vec<T> {
         let now = self.now(harness);
         if let Some(place) = now.first_change_outside(&self.before) {
@@ -160,9 +217,17 @@ impl<H: Harness, T: Element> Output<H, T> {
         }
         now.collect()
     }
+
+    /// # Panics
+    /// Where any place changed.
+    pub(crate) fn assert_unchanged(&self, harness: &H, name: &str) {
+        if let Some(place) = self.now(harness).first_change(&self.before) {
+            panic!("{name}: element {place} of the memory changed");
+        }
+    }
 }
 
-impl<H: Harness> Output<H, f32> {
+impl<H: Harness> Watched<H, f32> {
     /// The dense elements of an lse, `[heads, rows]`.
     fn take_lse(&self, harness: &H) -> Vec<f32> {
         transpose(&self.take(harness, "lse"), self.before.layout.heads())
@@ -197,38 +262,35 @@ impl<T: Element> KvTensor<T> {
 }
 
 /// Whether a row's heads lie together, so that rows may move apart.
-fn rows_lead(layout: &crate::Layout) -> bool {
+fn rows_lead(layout: &Layout) -> bool {
     layout.row_stride() >= layout.heads() * layout.head_stride()
 }
 
-/// Keys and values in the device's space, or their gradients.
-pub(crate) enum PlacedKv<H: Harness, T: Element> {
-    Packed(Placed<H, T>),
-    Separate(Placed<H, T>, Placed<H, T>),
+/// Keys and values that a call reads or writes, or their gradients.
+pub(crate) enum WatchedKv<H: Harness, T: Element> {
+    Packed(Watched<H, T>),
+    Separate(Watched<H, T>, Watched<H, T>),
 }
 
-type ViewResult<T> = core::result::Result<T, ViewError>;
-
-impl<H: Harness, T: Element> PlacedKv<H, T> {
-    pub(crate) fn new(harness: &H, tensor: &KvTensor<T>) -> Self {
-        let place = |tensor: &Tensor<T>| Placed::new(harness, tensor.layout, &tensor.memory);
-        match tensor {
-            KvTensor::Packed(kv) => Self::Packed(place(kv)),
-            KvTensor::Separate(k, v) => Self::Separate(place(k), place(v)),
+impl<H: Harness, T: Element> WatchedKv<H, T> {
+    pub(crate) fn new(harness: &H, before: KvTensor<T>) -> Self {
+        match before {
+            KvTensor::Packed(kv) => Self::Packed(Watched::new(harness, kv)),
+            KvTensor::Separate(k, v) => Self::Separate(Watched::new(harness, k), Watched::new(harness, v)),
         }
     }
 
     pub(crate) fn view(&self, harness: &H) -> ViewResult<KvRef<'_, SpaceOf<H>, T>> {
         match self {
-            Self::Packed(kv) => KvRef::packed(kv.rows(harness)?),
-            Self::Separate(k, v) => KvRef::separate(k.rows(harness)?, v.rows(harness)?),
+            Self::Packed(kv) => KvRef::packed(kv.view(harness)?),
+            Self::Separate(k, v) => KvRef::separate(k.view(harness)?, v.view(harness)?),
         }
     }
 
     pub(crate) fn view_mut(&mut self, harness: &H) -> ViewResult<KvMut<'_, SpaceOf<H>, T>> {
         match self {
-            Self::Packed(kv) => KvMut::packed(kv.rows_mut(harness)?),
-            Self::Separate(k, v) => KvMut::separate(k.rows_mut(harness)?, v.rows_mut(harness)?),
+            Self::Packed(kv) => KvMut::packed(kv.view_mut(harness)?),
+            Self::Separate(k, v) => KvMut::separate(k.view_mut(harness)?, v.view_mut(harness)?),
         }
     }
 
@@ -236,19 +298,25 @@ impl<H: Harness, T: Element> PlacedKv<H, T> {
     ///
     /// # Panics
     /// Where a place outside the rows changed.
-    pub(crate) fn take(self, harness: &H, before: &KvTensor<T>) -> (Vec<T>, Vec<T>) {
-        let take =
-            |placed, before: &Tensor<T>, name| Output { placed, before: before.clone() }.take(harness, name);
-        match (self, before) {
-            (Self::Packed(kv), KvTensor::Packed(before)) => {
-                let dense = take(kv, before, "dkv");
-                let layout = before.layout;
-                oracle::unpack(&dense, layout.heads() / 2, layout.head_dim())
+    pub(crate) fn take(&self, harness: &H) -> (Vec<T>, Vec<T>) {
+        match self {
+            Self::Packed(kv) => {
+                let layout = kv.before.layout;
+                oracle::unpack(&kv.take(harness, "packed k and v"), layout.heads() / 2, layout.head_dim())
             }
-            (Self::Separate(k, v), KvTensor::Separate(k_before, v_before)) => {
-                (take(k, k_before, "dk"), take(v, v_before, "dv"))
+            Self::Separate(k, v) => (k.take(harness, "k"), v.take(harness, "v")),
+        }
+    }
+
+    /// # Panics
+    /// Where any place changed.
+    pub(crate) fn assert_unchanged(&self, harness: &H, name: &str) {
+        match self {
+            Self::Packed(kv) => kv.assert_unchanged(harness, name),
+            Self::Separate(k, v) => {
+                k.assert_unchanged(harness, name);
+                v.assert_unchanged(harness, name);
             }
-            _ => unreachable!("made from the tensor it is compared with"),
         }
     }
 }

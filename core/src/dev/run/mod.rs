@@ -100,14 +100,14 @@ fn check_elements<H: Harness>(input: &'static str, given: usize, expected: usize
 }
 
 /// A buffer of the harness and the tensor in it.
-pub(crate) struct Placed<H: Harness, T: Element> {
-    pub(crate) buffer: H::Buffer<T>,
-    pub(crate) layout: Layout,
+struct Placed<H: Harness, T: Element> {
+    buffer: H::Buffer<T>,
+    layout: Layout,
 }
 
 impl<H: Harness, T: Element> Placed<H, T> {
     /// Copies memory that a layout speaks of.
-    pub(crate) fn new(harness: &H, layout: Layout, memory: &[T]) -> Self {
+    fn new(harness: &H, layout: Layout, memory: &[T]) -> Self {
         Self { buffer: harness.upload(memory), layout }
     }
 
@@ -117,14 +117,11 @@ impl<H: Harness, T: Element> Placed<H, T> {
         Self::new(harness, layout, &vec![value; elements])
     }
 
-    pub(crate) fn rows(&self, harness: &H) -> core::result::Result<RowsRef<'_, SpaceOf<H>, T>, ViewError> {
+    fn rows(&self, harness: &H) -> core::result::Result<RowsRef<'_, SpaceOf<H>, T>, ViewError> {
         RowsRef::new(harness.view(&self.buffer), self.layout)
     }
 
-    pub(crate) fn rows_mut(
-        &mut self,
-        harness: &H,
-    ) -> core::result::Result<RowsMut<'_, SpaceOf<H>, T>, ViewError> {
+    fn rows_mut(&mut self, harness: &H) -> core::result::Result<RowsMut<'_, SpaceOf<H>, T>, ViewError> {
         RowsMut::new(harness.view_mut(&mut self.buffer), self.layout)
     }
 }
