@@ -1,1 +1,13 @@
-//! facade
+#![cfg_attr(feature = "cpu", doc = include_str!("../README.md"))]
+// The README's example runs on the CPU device.
+#![cfg_attr(not(feature = "cpu"), doc = "Attention over packed documents: `microseq-core` under one name.")]
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub use microseq_core::*;
+
+/// The CPU device: multithreaded, SIMD chosen at run time.
+#[cfg(feature = "cpu")]
+pub mod cpu {
+    pub use microseq_cpu::*;
+}
