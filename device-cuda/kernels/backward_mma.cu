@@ -118,8 +118,10 @@ __device__ inline void load_stage(const Shared& shared, i32 stage, const Documen
 }
 
 // s becomes p, which also goes to shared memory for dv. With a softcap, s then holds p * slope.
+template <bool CAPPED>
 __device__ inline void probabilities(S& s, const Shared& shared, i32 stage, const Scores& scores) {
     const ScorePart part;
+    const PairsOut<ELEMENT, KEYS> out(shared.p, part.row, part.col);
 #pragma unroll
     for (int m = 0; m < S::M; ++m)
 #pragma unroll
@@ -128,13 +130,15 @@ __device__ inline void probabilities(S& s, const Shared& shared, i32 stage, cons
             const f32 lse2 = shared.stats_of(stage, r).lse2;
 #pragma unroll
             for (int n = 0; n < S::N; ++n) {
-                f32& x = s.part[m][n][2 * half];
-                f32& y = s.part[m][n][2 * half + 1];
-                const f32 px = ex2(fmaf(x, scores.to_log2, -lse2));
-                const f32 py = ex2(fmaf(y, scores.to_log2, -lse2));
-                store_narrowed_pair<ELEMENT, KEYS>(shared.p, r, part.col + n * 8, px, py);
-                x = scores.softcap == 0.f || px == 0.f ? px : px * scores.slope(x);
-                y = scores.softcap == 0.f || py == 0.f ? py : py * scores.slope(y);
+                f32(&pair)[4] = s.part[m][n];
+                f32 p[2];
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    f32& x = pair[2 * half + i];
+                    p[i] = ex2(fmaf(x, scores.to_log2, -lse2));
+                    x = CAPPED && p[i] > 0.f ? p[i] * scores.slope(x) : p[i];
+                }
+                out.store(m, n, half, p[0], p[1]);
             }
         }
 }
@@ -143,6 +147,7 @@ __device__ inline void probabilities(S& s, const Shared& shared, i32 stage, cons
 __device__ inline void score_gradients(const S& p, const S& dp, const Shared& shared, i32 stage,
                                        f32 scale) {
     const ScorePart part;
+    const PairsOut<ELEMENT, KEYS> out(shared.ds, part.row, part.col);
 #pragma unroll
     for (int m = 0; m < S::M; ++m)
 #pragma unroll
@@ -154,7 +159,7 @@ __device__ inline void score_gradients(const S& p, const S& dp, const Shared& sh
                 const int i = 2 * half;
                 const f32 x = p.part[m][n][i] * fmaf(dp.part[m][n][i], scale, -delta);
                 const f32 y = p.part[m][n][i + 1] * fmaf(dp.part[m][n][i + 1], scale, -delta);
-                store_narrowed_pair<ELEMENT, KEYS>(shared.ds, r, part.col + n * 8, x, y);
+                out.store(m, n, half, x, y);
             }
         }
 }
@@ -187,12 +192,12 @@ __device__ inline f32* dq_sum_address(const Attention& args, i64 number, int m, 
     return tile + ((m * DQ::N + n) * THREADS + threadIdx.x) * 4;
 }
 
-__device__ inline void load_dq_sum(DQ& dq, const Attention& args, i64 number) {
+__device__ inline void load_dq_sum(DQ& sum, const Attention& args, i64 number) {
 #pragma unroll
     for (int m = 0; m < DQ::M; ++m)
 #pragma unroll
         for (int n = 0; n < DQ::N; ++n)
-            ld_cg_f32x4(dq.part[m][n], dq_sum_address(args, number, m, n));
+            ld_cg_f32x4(sum.part[m][n], dq_sum_address(args, number, m, n));
 }
 
 __device__ inline void store_dq_sum(const DQ& dq, const Attention& args, i64 number) {
@@ -201,6 +206,15 @@ __device__ inline void store_dq_sum(const DQ& dq, const Attention& args, i64 num
 #pragma unroll
         for (int n = 0; n < DQ::N; ++n)
             st_cg_f32x4(dq_sum_address(args, number, m, n), dq.part[m][n]);
+}
+
+__device__ inline void add(DQ& dq, const DQ& sum) {
+#pragma unroll
+    for (int m = 0; m < DQ::M; ++m)
+#pragma unroll
+        for (int n = 0; n < DQ::N; ++n)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) dq.part[m][n][i] += sum.part[m][n][i];
 }
 
 __device__ inline void write_dq(const DQ& dq, const Document& document, const QueryRows& rows,
@@ -222,17 +236,12 @@ __device__ inline void write_dq(const DQ& dq, const Document& document, const Qu
         }
 }
 
-// This block's place in the run of blocks that add to a query tile's dq.
-struct Place {
-    u32 mine;  // 0 for the first
-    bool last;
-
-    __device__ Place(const Document& document, const QueryRows& rows) {
-        const Range seen = rows.seen(document);
-        mine = document.tile.begin / KEYS - seen.begin / KEYS;
-        last = document.tile.begin / KEYS == (seen.end - 1) / KEYS;
-    }
-};
+// This block's turn in the run of blocks that add to a query tile's dq.
+__device__ inline Turn turn_of(const Document& document, const QueryRows& rows, u32* count) {
+    const Range seen = rows.seen(document);
+    const i32 mine = document.tile.begin / KEYS;
+    return Turn(count, mine - seen.begin / KEYS, mine == (seen.end - 1) / KEYS);
+}
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     backward(const __grid_constant__ Attention args) {
@@ -264,19 +273,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     each_gradient(dk, args.dk, document, kv_head, args.head_dim, take);
     each_gradient(dv, args.dv, document, kv_head, args.head_dim, take);
 
-    u32* to_pass = nullptr;  // the turn that this block has used but not yet passed on
-    u32 next_turn = 0;
     i32 stage = 0;
+    Turn previous;
     for (i32 t = tiles.end - 1; t >= tiles.begin; --t) {
         const QueryRows rows = tiles.rows(document, t);
-        const Place place(document, rows);
         const i64 number = tiles.number(document, t, kv_head, args.kv_heads);
-        const bool waits = place.mine != 0;
+        Turn turn = turn_of(document, rows, turns + number);
+        if (threadIdx.x == 0) turn.look();
 
         cp_async_wait<0>();
         __syncthreads();  // q and dout are here; p, ds and the other stage are read
-        Turn turn;
-        if (threadIdx.x == 0 && waits) turn.look(turns + number);
+        if (threadIdx.x == 0) turn.follow(previous);
         if (Shape::STAGES == 2 && t > tiles.begin)
             load_stage(shared, stage ^ 1, document, tiles.rows(document, t - 1), kv_head, args);
 
@@ -287,7 +294,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         if (!scores.plain) transform(s, scores);
         if (!rows.all_see(document, {tile.begin, tile.begin + KEYS}))
             mask(s, document, rows, score_part.row, tile.begin + score_part.col);
-        probabilities(s, shared, stage, scores);
+        if (scores.softcap == 0.f) {
+            probabilities<false>(s, shared, stage, scores);
+        } else {
+            probabilities<true>(s, shared, stage, scores);
+        }
 
         S dp;
         dp.clear();
@@ -295,28 +306,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                                   Right<D>(shared.v, score_part.col, 0));
         score_gradients(s, dp, shared, stage, scores.scale);
 
-        if (threadIdx.x == 0) {
-            if (to_pass) pass_turn(to_pass, next_turn);
-            if (waits) turn.wait(place.mine);
-        }
+        if (threadIdx.x == 0) turn.wait();
         __syncthreads();  // p and ds are here, and so is our turn
 
-        DQ dq;
+        DQ dq, sum;
         dq.clear();
-        if (waits) load_dq_sum(dq, args, number);
+        sum.clear();
+        if (!turn.first()) load_dq_sum(sum, args, number);
         multiply<ELEMENT, ROWS / 16>(dv, Left<KEYS, true>(shared.p, 0, key_part.row),
                                      Right<D, true>(shared.dout(stage), 0, key_part.col));
         multiply<ELEMENT, ROWS / 16>(dk, Left<KEYS, true>(shared.ds, 0, key_part.row),
                                      Right<D, true>(shared.q(stage), 0, key_part.col));
         multiply<ELEMENT, KEYS / 16>(dq, Left<KEYS>(shared.ds, query_part.row, 0),
                                      Right<D, true>(shared.k, 0, query_part.col));
-        if (place.last) {
+        add(dq, sum);
+        if (turn.last) {
             write_dq(dq, document, rows, kv_head, args);
         } else {
             store_dq_sum(dq, args, number);
         }
-        to_pass = place.last ? nullptr : turns + number;
-        next_turn = place.mine + 1;
+        previous = turn;
 
         if (Shape::STAGES == 2) {
             stage ^= 1;
@@ -327,7 +336,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
 
     __syncthreads();  // every thread's part of the last dq is on its way
-    if (threadIdx.x == 0 && to_pass) pass_turn(to_pass, next_turn);
+    if (threadIdx.x == 0) previous.pass();
     const auto put = [](f32& store, f32& sum) { store = canonical(sum); };
     each_gradient(dk, args.dk, document, kv_head, args.head_dim, put);
     each_gradient(dv, args.dv, document, kv_head, args.head_dim, put);

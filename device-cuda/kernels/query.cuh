@@ -26,20 +26,29 @@ __device__ inline Stats* stats_address(const Attention& args, const Document& do
 template <typename E, int ROWS, int COLS, int THREADS>
 __device__ inline void load_queries(u32 tile, const View& view, const Document& document,
                                     const QueryRows& rows, i32 kv_head, const Attention& args) {
-    load_tile<E, ROWS, COLS, THREADS>(tile, args.head_dim, args.aligned, [&](i32 r) -> const E* {
-        if (!rows.valid(r)) return nullptr;
-        return query_address<E>(view, document, rows.at(document, r), kv_head);
-    });
+    const auto row_of = [&](i32 r) -> SourceRow<E> {
+        return {query_address<E>(view, document, rows.at(document, r), kv_head), rows.valid(r)};
+    };
+    if (args.aligned) {
+        load_tile<E, ROWS, COLS, THREADS>(tile, args.head_dim, row_of);
+    } else {
+        load_tile_unaligned<E, ROWS, COLS, THREADS>(tile, args.head_dim, row_of);
+    }
 }
 
 // Keys [begin, begin + KEYS) of the document; zeros past its end.
 template <typename E, int KEYS, int COLS, int THREADS>
 __device__ inline void load_keys(u32 tile, const View& view, const Document& document, i32 begin,
                                  i32 kv_head, const Attention& args) {
-    load_tile<E, KEYS, COLS, THREADS>(tile, args.head_dim, args.aligned, [&](i32 r) -> const E* {
-        if (begin + r >= document.tile.keys) return nullptr;
-        return at<E>(view, i64(document.tile.key_row) + begin + r, kv_head);
-    });
+    const E* first = at<E>(view, i64(document.tile.key_row) + begin, kv_head);
+    const auto row_of = [&](i32 r) -> SourceRow<E> {
+        return {first + r * view.row_stride, begin + r < document.tile.keys};
+    };
+    if (args.aligned) {
+        load_tile<E, KEYS, COLS, THREADS>(tile, args.head_dim, row_of);
+    } else {
+        load_tile_unaligned<E, KEYS, COLS, THREADS>(tile, args.head_dim, row_of);
+    }
 }
 
 // Brings products q * k to units of log2, where that is not left to the exponential.

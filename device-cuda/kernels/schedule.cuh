@@ -102,27 +102,47 @@ struct QueryRows {
 // host's list has a document's key tiles in ascending order: a block waits only for blocks whose
 // tickets came earlier, so all of them run already and waiting ends.
 //
-// One thread of a block speaks for it. Barriers of the block order the others' accesses before
-// `pass` and after `wait`.
+// One thread of a block speaks for it. Barriers of the block order the others' accesses: those
+// before come before `follow` and `pass`, those after come after `wait`.
 __device__ inline u32 take_ticket(u32* counter) { return atomicAdd(counter, 1u); }
 
 struct Turn {
     u32* count;
-    u32 seen;
+    u32 mine;  // blocks that come first
+    bool last;
+    u32 seen;    // what `count` was when looked at
+    bool fenced;  // whether what comes after sees what came before `seen`
 
-    // Looks early, so that the answer is there when it is needed.
-    __device__ void look(u32* turn) {
-        count = turn;
-        seen = ld_relaxed(turn);
+    // Before the first turn: nothing to pass on.
+    __device__ Turn() : count(nullptr), mine(0), last(true), seen(0), fenced(true) {}
+    __device__ Turn(u32* count, u32 mine, bool last)
+        : count(count), mine(mine), last(last), seen(0), fenced(first()) {}
+
+    __device__ bool first() const { return mine == 0; }
+
+    // Looks early, so that the answer is here when it is needed.
+    __device__ void look() {
+        if (!first()) seen = ld_relaxed(count);
     }
 
-    __device__ void wait(u32 mine) {
+    // Passes the previous turn on. A fence takes about as long as a score product: the same one
+    // serves this turn, if it has come.
+    __device__ void follow(const Turn& previous) {
+        fenced = first() || seen == mine;
+        if (previous.last && first()) return;
+        fence_gpu();
+        if (!previous.last) st_relaxed(previous.count, previous.mine + 1);
+    }
+
+    __device__ void wait() {
+        if (fenced) return;
         while (seen != mine) seen = ld_relaxed(count);
         fence_gpu();
     }
-};
 
-__device__ inline void pass_turn(u32* turn, u32 next) {
-    fence_gpu();
-    st_relaxed(turn, next);
-}
+    __device__ void pass() const {
+        if (last) return;
+        fence_gpu();
+        st_relaxed(count, mine + 1);
+    }
+};

@@ -16,23 +16,27 @@ __device__ inline f32 tanh_accurate(f32 x) { return 1.f - 2.f * rcp(1.f + ex2(2.
 struct Scores {
     f32 scale;
     f32 softcap;
+    f32 inverse;  // 1 / softcap
     bool plain;
     f32 to_log2;
 
     __device__ explicit Scores(const Attention& args)
-        : scale(args.scale), softcap(args.softcap), plain(args.softcap == 0.f && args.scale > 0.f) {
+        : scale(args.scale),
+          softcap(args.softcap),
+          inverse(args.softcap == 0.f ? 0.f : 1.f / args.softcap),
+          plain(args.softcap == 0.f && args.scale > 0.f) {
         to_log2 = plain ? scale * LOG2_E : 1.f;
     }
 
     __device__ f32 transform(f32 product) const {
         if (softcap == 0.f) return product * scale * LOG2_E;
-        return softcap * tanh_accurate(product * scale / softcap) * LOG2_E;
+        return softcap * tanh_accurate(product * scale * inverse) * LOG2_E;
     }
 
     // d score / d product, over scale, from a transformed score.
     __device__ f32 slope(f32 transformed) const {
         if (softcap == 0.f) return 1.f;
-        const f32 t = transformed * LN_2 / softcap;
+        const f32 t = transformed * LN_2 * inverse;
         return 1.f - t * t;
     }
 };

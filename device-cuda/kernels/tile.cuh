@@ -13,25 +13,17 @@ __device__ inline u32 chunk_address(u32 tile, i32 row, i32 chunk) {
     return tile + row * (COLS * 2) + ((chunk ^ (row & 7)) << 4);
 }
 
-// Reads a chunk of eight elements one by one: for views that are not aligned to 16 bytes.
+// A row of a view as a tile wants it: its address, and whether there is such a row. Without one the
+// address is not used.
 template <typename E>
-__device__ __noinline__ void copy_chunk_unaligned(u32 to, const E* from, i32 count) {
-    for (i32 i = 0; i < 8; ++i) st_shared_u16(to + 2 * i, i < count ? from[i].bits : u16(0));
-}
+struct SourceRow {
+    const E* address;
+    bool exists;
+};
 
-// Brings `count` (0 to 8) elements to a chunk and fills it up with zeros.
-template <typename E>
-__device__ inline void copy_chunk(u32 to, const E* from, i32 count, bool aligned) {
-    if (aligned) {
-        cp_async_16(to, from, 2 * count);
-    } else {
-        copy_chunk_unaligned(to, from, count);
-    }
-}
-
-// Brings a tile of ROWS rows; `row_of(r)` gives row r's address, or null for a row of zeros.
+// Brings a tile of ROWS rows; `row_of(r)` gives row r. What does not exist becomes zeros.
 template <typename E, int ROWS, int COLS, int THREADS, typename RowOf>
-__device__ inline void load_tile(u32 tile, i32 head_dim, bool aligned, RowOf row_of) {
+__device__ inline void load_tile(u32 tile, i32 head_dim, RowOf row_of) {
     constexpr int CHUNKS = COLS / 8;
     constexpr int PASS = THREADS / CHUNKS;  // rows that the block brings at a time
     static_assert(ROWS % PASS == 0);
@@ -40,11 +32,21 @@ __device__ inline void load_tile(u32 tile, i32 head_dim, bool aligned, RowOf row
 #pragma unroll
     for (int i = 0; i < ROWS / PASS; ++i) {
         const i32 r = threadIdx.x / CHUNKS + i * PASS;
-        const E* row = row_of(r);
-        // A chunk without elements gets an address that is not read, but valid.
-        const i32 count = row ? columns : 0;
-        const E* from = count ? row + chunk * 8 : nullptr;
-        copy_chunk(chunk_address<COLS>(tile, r, chunk), from, count, aligned);
+        const SourceRow<E> row = row_of(r);
+        cp_async_16(chunk_address<COLS>(tile, r, chunk), row.address + chunk * 8,
+                    row.exists ? 2 * columns : 0);
+    }
+}
+
+// The same element by element, for views that are not aligned to 16 bytes.
+template <typename E, int ROWS, int COLS, int THREADS, typename RowOf>
+__device__ inline void load_tile_unaligned(u32 tile, i32 head_dim, RowOf row_of) {
+#pragma unroll 1
+    for (i32 i = threadIdx.x; i < ROWS * COLS; i += THREADS) {
+        const i32 column = i % COLS;
+        const SourceRow<E> row = row_of(i / COLS);
+        const u32 to = chunk_address<COLS>(tile, i / COLS, column / 8) + column % 8 * 2;
+        st_shared_u16(to, row.exists && column < head_dim ? row.address[column].bits : u16(0));
     }
 }
 
@@ -69,7 +71,7 @@ struct Operand {
     __device__ void load(u32 (&r)[4], int outer, int k) const {
         const int row = K_ALONG_ROWS ? k : outer;
         const int column = K_ALONG_ROWS ? outer : k;
-        const u32 from = (address + row * (16 * COLS * 2)) ^ (column << 5);
+        const u32 from = (address ^ (column << 5)) + row * (16 * COLS * 2);
         if (K_ALONG_ROWS) {
             ldmatrix_x4_trans(r, from);
         } else {
@@ -148,13 +150,21 @@ struct Narrowed {
     }
 };
 
-// Writes this thread's pair of a 16 by 8 block, narrowed, to row `row` of a tile, where the block
-// begins at `column`.
+// Where this thread's pairs of sums go in a tile, narrowed, for a part of a product that begins at
+// `row`, `column` of the tile.
 template <typename E, int COLS>
-__device__ inline void store_narrowed_pair(u32 tile, i32 row, i32 column, f32 x, f32 y) {
-    const u32 chunk = chunk_address<COLS>(tile, row, column / 8);
-    st_shared_u32(chunk + 4 * (threadIdx.x % 4), E::pair(x, y));
-}
+struct PairsOut {
+    u32 address;
+
+    __device__ PairsOut(u32 tile, i32 row, i32 column)
+        : address(chunk_address<COLS>(tile, row + threadIdx.x % 32 / 4, column / 8) +
+                  4 * (threadIdx.x % 4)) {}
+
+    // The pair of block (m, n), of its upper or lower eight rows.
+    __device__ void store(int m, int n, int half, f32 x, f32 y) const {
+        st_shared_u32((address ^ (n << 4)) + (m * 16 + half * 8) * (COLS * 2), E::pair(x, y));
+    }
+};
 
 // Writes two neighbouring elements of an output row of `head_dim` elements.
 template <typename E>

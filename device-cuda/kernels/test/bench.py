@@ -110,7 +110,9 @@ def main():
         q, dout = (torch.randn(tokens, w["heads"], w["head_dim"], device="cuda", dtype=dtype)
                    for _ in range(2))
         kv = torch.randn(tokens, 2 * w["kv_heads"], w["head_dim"], device="cuda", dtype=dtype)
-        graphs = [captured(f) for side in (ours, flash2) for f in side(w, q, kv, dout, steps)]
+        # `work` owns the memory that the graphs use.
+        work = [f for side in (ours, flash2) for f in side(w, q, kv, dout, steps)]
+        graphs = [captured(f) for f in work]
         times = [[] for _ in graphs]
         for _ in range(10):
             for graph, t in zip(graphs, times):
@@ -122,4 +124,5 @@ def main():
               f"{flops / c / 1e9:.0f} {2.5 * flops / d / 1e9:.0f}", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()
