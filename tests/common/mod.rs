@@ -4,5 +4,6 @@
 pub(crate) mod bits;
 pub(crate) mod cpus;
 pub(crate) mod document;
+pub(crate) mod guarded;
 pub(crate) mod operators;
 pub(crate) mod safetensors;
