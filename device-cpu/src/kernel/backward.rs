@@ -21,9 +21,9 @@ pub(crate) const ROW_PANELS: usize = 2;
 
 /// Keys of a block: as many tiles as keep keys, values and their gradients in a core's own cache.
 pub(crate) const fn block_keys(head_dim: usize) -> usize {
-    let tiles = 512 / padded(head_dim);
-    KEYS * if tiles > 4 {
-        4
+    let tiles = 256 / padded(head_dim);
+    KEYS * if tiles > 2 {
+        2
     } else if tiles < 1 {
         1
     } else {
@@ -198,7 +198,9 @@ pub(crate) unsafe fn run<S: Simd, E: Element, const MR: usize>(
             load_rows::<S, E>(operands, block, &arrays, rows);
             let sight = block.document.sight(rows.begin, rows.end);
             let dq = take_turn::<S>(operands, block, &arrays, index, &sight);
+            let next = Rows { begin: rows.begin.saturating_sub(rows_of_block), end: rows.begin };
             for tile in keys.clone().step_by(KEYS) {
+                prefetch_share(operands, block, next, tile - keys.start, keys.len());
                 visit::<S, MR>(operands, block, &arrays, rows, &keys, tile, dq);
             }
             end_turn::<S, E>(operands, block, &arrays, index, rows, &sight, dq);
@@ -296,6 +298,29 @@ unsafe fn load_rows<S: Simd, E: Element>(operands: &Operands<E>, block: &Block, 
             if lse != f32::NEG_INFINITY {
                 *arrays.lse.add(lane) = lse * LOG2_E;
             }
+        }
+    }
+}
+
+/// Asks for the rows of `next` that fall to the tile `done` keys into a block of `keys` keys: while
+/// the tiles meet one block of rows, the next arrives.
+///
+/// # Safety
+/// As [`run`]; the rows are the document's.
+#[inline(always)]
+unsafe fn prefetch_share<E: Element>(
+    operands: &Operands<E>,
+    block: &Block,
+    next: Rows,
+    done: usize,
+    keys: usize,
+) {
+    let count = next.end - next.begin;
+    for row in done * count / keys..(done + KEYS).min(keys) * count / keys {
+        let (row, head) = block.document.place(next.begin + row);
+        for from in [&operands.q, &operands.out, &operands.dout] {
+            // SAFETY: the rows are the document's.
+            pack::prefetch(unsafe { from.at(row, head) }, operands.head_dim);
         }
     }
 }

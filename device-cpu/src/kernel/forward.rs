@@ -167,8 +167,10 @@ unsafe fn attend_tile<S: Simd, E: Element, const MR: usize>(
     unsafe {
         pack::tile::<S, E>(&operands.k, first_key, keys, head, head_dim, arrays.k);
         pack::tile::<S, E>(&operands.v, first_key, keys, head, head_dim, arrays.v);
+        let panels = (block.end - block.begin).div_ceil(2 * S::LANES);
         let mut panel = 0;
         while let Some((first, rows)) = block.panel::<S>(panel) {
+            prefetch_share(operands, block, tile + KEYS, panel, panels);
             let sight = block.document.sight(first, first + rows);
             let range = sight.within(tile, keys, MR);
             if !range.is_empty() {
@@ -177,6 +179,31 @@ unsafe fn attend_tile<S: Simd, E: Element, const MR: usize>(
                 attend_panel::<S, MR>(&operands.scoring, head_dim, arrays, panel, range, mask.as_ref());
             }
             panel += 1;
+        }
+    }
+}
+
+/// Asks for the keys and values of the tile at `tile` that fall to panel `panel` of `panels`: while
+/// the panels pass one tile, the next arrives.
+///
+/// # Safety
+/// As [`run`].
+#[inline(always)]
+unsafe fn prefetch_share<E: Element>(
+    operands: &Operands<E>,
+    block: &Block,
+    tile: usize,
+    panel: usize,
+    panels: usize,
+) {
+    let segment = &block.document.segment;
+    let keys = KEYS.min(segment.k_len.saturating_sub(tile));
+    for key in panel * keys / panels..(panel + 1) * keys / panels {
+        let row = segment.k_begin + tile + key;
+        // SAFETY: the keys are the document's.
+        unsafe {
+            pack::prefetch(operands.k.at(row, block.kv_head), operands.head_dim);
+            pack::prefetch(operands.v.at(row, block.kv_head), operands.head_dim);
         }
     }
 }

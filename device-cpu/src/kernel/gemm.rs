@@ -5,6 +5,9 @@
 use super::CHUNK;
 use crate::simd::Simd;
 
+/// Keys that [`add_keys`] takes in one go.
+const UNROLL: usize = 4;
+
 /// `c[m][lane] = sum over k of a[m][k] * b[k][lane]`, k ascending: scores of `MR` keys with a panel.
 ///
 /// `a` points to `MR` rows of a packed tile, whose chunks are `chunk_stride` apart; `b` is a panel
@@ -23,24 +26,37 @@ pub(crate) unsafe fn scores<S: Simd, const MR: usize>(
     // SAFETY: `k` runs over head_dim in steps of a chunk; the caller vouches for the pointers.
     unsafe {
         let mut acc = [[S::splat(0.0); 2]; MR];
-        let mut left = head_dim;
-        while left > 0 {
-            let n = left.min(CHUNK);
-            for k in 0..n {
-                let (b0, b1) = (S::load(b), S::load(b.add(S::LANES)));
-                for (m, acc) in acc.iter_mut().enumerate() {
-                    let x = S::splat(*a.add(m * CHUNK + k));
-                    acc[0] = S::fma(x, b0, acc[0]);
-                    acc[1] = S::fma(x, b1, acc[1]);
-                }
-                b = b.add(2 * S::LANES);
+        // Whole chunks have a trip count that the compiler knows, so it unrolls them.
+        for _ in 0..head_dim / CHUNK {
+            for k in 0..CHUNK {
+                score_step::<S, MR>(a.add(k), b.add(k * 2 * S::LANES), &mut acc);
             }
-            a = a.wrapping_add(chunk_stride);
-            left -= n;
+            a = a.add(chunk_stride);
+            b = b.add(CHUNK * 2 * S::LANES);
+        }
+        for k in 0..head_dim % CHUNK {
+            score_step::<S, MR>(a.add(k), b.add(k * 2 * S::LANES), &mut acc);
         }
         for (m, acc) in acc.iter().enumerate() {
             S::store(c.add(m * 2 * S::LANES), acc[0]);
             S::store(c.add((m * 2 + 1) * S::LANES), acc[1]);
+        }
+    }
+}
+
+/// One k of [`scores`].
+///
+/// # Safety
+/// As [`scores`].
+#[inline(always)]
+unsafe fn score_step<S: Simd, const MR: usize>(a: *const f32, b: *const f32, acc: &mut [[S::V; 2]; MR]) {
+    // SAFETY: the caller vouches for the pointers.
+    unsafe {
+        let (b0, b1) = (S::load(b), S::load(b.add(S::LANES)));
+        for (m, acc) in acc.iter_mut().enumerate() {
+            let x = S::splat(*a.add(m * CHUNK));
+            acc[0] = S::fma(x, b0, acc[0]);
+            acc[1] = S::fma(x, b1, acc[1]);
         }
     }
 }
@@ -68,19 +84,37 @@ pub(crate) unsafe fn add_keys<S: Simd, const MR: usize>(
             acc[0] = S::mul(S::load(c.add(m * 2 * S::LANES)), factor[0]);
             acc[1] = S::mul(S::load(c.add((m * 2 + 1) * S::LANES)), factor[1]);
         }
-        for _ in 0..keys {
-            let (p0, p1) = (S::load(p), S::load(p.add(S::LANES)));
-            for (m, acc) in acc.iter_mut().enumerate() {
-                let x = S::splat(*a.add(m));
-                acc[0] = S::fma(x, p0, acc[0]);
-                acc[1] = S::fma(x, p1, acc[1]);
+        // Groups have a trip count that the compiler knows, so it unrolls them.
+        for _ in 0..keys / UNROLL {
+            for key in 0..UNROLL {
+                key_step::<S, MR>(a.add(key * CHUNK), p.add(key * 2 * S::LANES), &mut acc);
             }
-            a = a.add(CHUNK);
-            p = p.add(2 * S::LANES);
+            a = a.add(UNROLL * CHUNK);
+            p = p.add(UNROLL * 2 * S::LANES);
+        }
+        for key in 0..keys % UNROLL {
+            key_step::<S, MR>(a.add(key * CHUNK), p.add(key * 2 * S::LANES), &mut acc);
         }
         for (m, acc) in acc.iter().enumerate() {
             S::store(c.add(m * 2 * S::LANES), acc[0]);
             S::store(c.add((m * 2 + 1) * S::LANES), acc[1]);
+        }
+    }
+}
+
+/// One key of [`add_keys`].
+///
+/// # Safety
+/// As [`add_keys`].
+#[inline(always)]
+unsafe fn key_step<S: Simd, const MR: usize>(a: *const f32, p: *const f32, acc: &mut [[S::V; 2]; MR]) {
+    // SAFETY: the caller vouches for the pointers.
+    unsafe {
+        let (p0, p1) = (S::load(p), S::load(p.add(S::LANES)));
+        for (m, acc) in acc.iter_mut().enumerate() {
+            let x = S::splat(*a.add(m));
+            acc[0] = S::fma(x, p0, acc[0]);
+            acc[1] = S::fma(x, p1, acc[1]);
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) mod rows;
 pub(crate) mod softmax;
 
 /// Keys of a tile.
-pub(crate) const KEYS: usize = 64;
+pub(crate) const KEYS: usize = 128;
 
 /// Elements of head_dim that lie side by side in a packed tile; head_dim is padded to a multiple.
 pub(crate) const CHUNK: usize = 16;

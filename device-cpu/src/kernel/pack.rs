@@ -2,7 +2,7 @@
 
 use super::rows::DocumentRows;
 use super::{CHUNK, KEYS, padded};
-use crate::simd::Simd;
+use crate::simd::{self, Simd};
 use crate::strided::{StridedMut, StridedRef};
 use microseq_core::{DType, Element};
 
@@ -176,16 +176,25 @@ pub(crate) unsafe fn tile<S: Simd, E: Element>(
     head_dim: usize,
     to: *mut f32,
 ) {
-    for key in 0..keys {
-        // SAFETY: the caller vouches for the rows; chunk and key stay inside the tile.
-        unsafe {
-            let from = from.at(first + key, head);
-            let mut done = 0;
-            while done < head_dim {
-                let n = (head_dim - done).min(CHUNK);
-                widen::<S, E>(from.add(done), n, to.add(done * KEYS + key * CHUNK), CHUNK);
-                done += CHUNK;
+    // Chunk by chunk, so that the tile is written from its begin to its end.
+    for chunk in (0..head_dim).step_by(CHUNK) {
+        let n = (head_dim - chunk).min(CHUNK);
+        for key in 0..keys {
+            // SAFETY: the caller vouches for the rows; chunk and key stay inside the tile.
+            unsafe {
+                let from = from.at(first + key, head).add(chunk);
+                widen::<S, E>(from, n, to.add(chunk * KEYS + key * CHUNK), CHUNK);
             }
         }
+    }
+}
+
+/// Asks for `n` elements in the core's own cache: tiles and rows lie apart in the caller's memory, in
+/// runs too short for the CPU to foresee.
+#[inline(always)]
+pub(crate) fn prefetch<E: Element>(from: *const E, n: usize) {
+    const LINE: usize = 64;
+    for byte in (0..n * size_of::<E>()).step_by(LINE) {
+        simd::prefetch(from.cast::<u8>().wrapping_add(byte));
     }
 }

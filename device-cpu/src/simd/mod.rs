@@ -18,6 +18,18 @@ pub(crate) use avx512::Avx512;
 pub(crate) use math::{exp2, tanh};
 pub(crate) use portable::Portable;
 
+/// Asks for the cache line at `at` in the core's own cache, soon. Any address is fine.
+#[inline(always)]
+pub(crate) fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: prefetching is in every x86-64 CPU and never faults.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T1 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// The most lanes of any instruction set.
 pub(crate) const MAX_LANES: usize = 16;
 
