@@ -87,7 +87,7 @@ fn overlaps() -> Vec<Kind> {
         not_to_write("heads in one place", dense.with_head_stride(0)),
         not_to_write("rows that overlap by one", dense.with_row_stride(7)),
         not_to_write("heads that overlap by one", dense.with_head_stride(3).with_row_stride(12)),
-        not_to_write("heads of rows that overlap by one", { dense.with_row_stride(4).with_head_stride(11) }),
+        not_to_write("heads of rows that overlap by one", dense.with_row_stride(4).with_head_stride(11)),
         not_to_write("an lse whose heads share rows", Layout::lse(4, 7).with_head_stride(6)),
     ]
     .concat()
