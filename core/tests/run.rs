@@ -55,8 +55,7 @@ fn varlen_inputs_of_wrong_sizes_are_refused() {
         let (q, k, v, dout) = (elements(q), elements(k), elements(v), elements(dout));
         let documents = Varlen::new(&[0, 2], &[0, 3], 2, 3).unwrap();
         let attention = operator();
-        let inputs =
-            VarlenBatch { varlen: documents, attention, q: &q, k: &k, v: &v, dout: Some(&dout) };
+        let inputs = VarlenBatch { varlen: documents, attention, q: &q, k: &k, v: &v, dout: Some(&dout) };
         varlen(&HostHarness::new(Reference), &inputs).map(|_| ())
     };
     assert_eq!(run(16, 12, 12, 16), Ok(()));
