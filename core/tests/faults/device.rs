@@ -114,7 +114,7 @@ impl Faulty {
     /// Whether what is in the scratch, or where it lies, changes the result.
     fn spoilt_by_scratch(&self, scratch: &[u8]) -> bool {
         self.has(Fault::NeedsCleanScratch) && scratch.iter().any(|&byte| byte != 0)
-            || self.has(Fault::NeedsAlignedScratch) && scratch.as_ptr().addr() % 4 != 0
+            || self.has(Fault::NeedsAlignedScratch) && !scratch.as_ptr().addr().is_multiple_of(4)
     }
 }
 
