@@ -5,14 +5,16 @@ use microseq_core::dev::conformance;
 use microseq_cpu::{Cpu, Isa};
 
 /// dk and dv have the same bits for every cut into steps, in every type: the arithmetic is f32.
-fn harness(isa: Isa, threads: usize) -> HostHarness<Cpu> {
+fn harness(isa: Isa) -> HostHarness<Cpu> {
+    // Without rayon there is only the calling thread.
+    let threads = if cfg!(feature = "rayon") { 2 } else { 1 };
     let cpu = Cpu::with_threads(threads).and_then(|cpu| cpu.with_isa(isa)).expect("threads and isa");
     HostHarness::new(cpu).with_dkv_grain(|_| Some(1))
 }
 
 #[test]
 fn portable_conforms() {
-    conformance::all(&harness(Isa::Portable, 2));
+    conformance::all(&harness(Isa::Portable));
 }
 
 #[test]
@@ -31,7 +33,7 @@ fn avx512_conforms() {
 fn run_if_available(isa: Isa) {
     assert_eq!(isa.available(), os_reports(isa), "detection of {isa} disagrees with the operating system");
     if isa.available() {
-        conformance::all(&harness(isa, 2));
+        conformance::all(&harness(isa));
     } else {
         println!("{isa} NOT RUN: this machine has none");
     }

@@ -7,7 +7,8 @@ use super::Simd;
 const EXP2: [f32; 6] =
     [6.931_472e-1, 2.402_264_8e-1, 5.550_332_4e-2, 9.618_437e-3, 1.339_887_5e-3, 1.535_336_2e-4];
 
-/// `2^x`. Exactly 1 at 0 and exactly 0 at -inf; NaN stays NaN.
+/// `2^x`, less than 1 ulp off (1.25 ulp on the portable path, whose multiply-adds round twice), over
+/// all `x`. Exactly 1 at 0 and exactly 0 at -inf; NaN stays NaN.
 ///
 /// # Safety
 /// As [`Simd`].
