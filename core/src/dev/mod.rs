@@ -32,4 +32,4 @@ pub use harness::{ErrorOf, Harness, HostHarness, PreparedOf, SpaceOf};
 pub use random::Random;
 pub use reference::{Reference, ReferencePrepared};
 pub use tensor::Arrangement;
-pub use tolerance::{Distance, Quantity, assert_close, tolerance};
+pub use tolerance::{Distance, Quantity, assert_close, assert_within, tolerance};

@@ -69,17 +69,25 @@ fn squared_difference(a: f64, b: f64) -> f64 {
     if difference.is_finite() { difference * difference } else { f64::INFINITY }
 }
 
+/// Checks a tensor against what was expected, with the tolerance of its quantity.
+///
+/// # Panics
+/// Where it is further away; `what` begins the message.
+#[track_caller]
+pub fn assert_close(what: &str, quantity: Quantity, dtype: DType, given: &[f64], expected: &[f64]) {
+    assert_within(what, tolerance(quantity, dtype), given, expected);
+}
+
 /// Checks a tensor against what was expected.
 ///
 /// # Panics
-/// Where it is further away than the tolerance of its quantity; `what` begins the message.
+/// Where it is further away than the tolerance; `what` begins the message.
 #[track_caller]
-pub fn assert_close(what: &str, quantity: Quantity, dtype: DType, given: &[f64], expected: &[f64]) {
+pub fn assert_within(what: &str, tolerance: f64, given: &[f64], expected: &[f64]) {
     let distance = Distance::between(given, expected);
-    let tolerance = tolerance(quantity, dtype);
     assert!(
         distance.within(tolerance),
-        "{what}: rms {:e} from the oracle, magnitude {:e}, tolerance {tolerance:e} ({dtype}); first far element: {:?}",
+        "{what}: rms {:e} from what was expected, magnitude {:e}, tolerance {tolerance:e}; first far element: {:?}",
         distance.rms,
         distance.magnitude,
         first_far(given, expected, (tolerance * distance.magnitude).max(FLOOR)),

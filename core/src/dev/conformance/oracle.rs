@@ -1,6 +1,8 @@
 //! Results are right: they match the oracle.
 
-use super::common::{Documents, SequenceData, assert_matches, data, expected, operator, run};
+use super::common::{
+    Documents, SequenceData, assert_matches, assert_matches_within, data, expected, operator, run,
+};
 use crate::dev::cases::{self, SequenceCase, VarlenCase};
 use crate::dev::run::call::{Data, Gradients, Manner, Results};
 use crate::dev::{Harness, Random, oracle};
@@ -87,13 +89,9 @@ fn large_scores<H: Harness, E: Element>(harness: &H) {
     let attention = attention.with_scale(1.0).expect("a legal scale");
     let documents = Documents::new(&[(20, 20), (7, 50), (1, 1)]);
     let problem = documents.problem::<E>(attention);
-    // With the backward pass the offset must stay small, or rounding lse to f32 is the larger error.
-    for (offset, sign, backward) in
-        [(12.0, 1.0, true), (12.0, -1.0, true), (96.0, 1.0, false), (96.0, -1.0, false)]
-    {
+    for (offset, sign) in [(12.0, 1.0), (12.0, -1.0), (96.0, 1.0), (96.0, -1.0)] {
         let mut data = data::<E>(&problem.shape(), 3);
         offset_scores(&mut data, attention.head_dim(), offset, sign);
-        data.dout = data.dout.filter(|_| backward);
         let mut results = run(harness, &problem, &data, Manner::default());
         let mut expected = expected(&problem, &data);
         // Along the offset dq is a sum that cancels: all its digits are rounding errors.
@@ -101,11 +99,14 @@ fn large_scores<H: Harness, E: Element>(harness: &H) {
         if let Some(gradients) = &mut results.gradients {
             gradients.dq.iter_mut().step_by(attention.head_dim()).for_each(|x| *x = E::from_f32(0.0));
         }
-        assert_matches(&format!("scores around {}", offset * offset * sign), &results, &expected);
+        // A score's last bit, and lse's, is what the exponential is off by.
+        let rounding = 4.0 * f64::from(offset * offset * f32::EPSILON);
+        let name = format!("scores around {}", offset * offset * sign);
+        assert_matches_within(&name, rounding, &results, &expected);
     }
 }
 
-/// Moves every score by `sign * offset^2` and makes all of them exact: small integers beside.
+/// Moves every score by `sign * offset^2`; what is beside are small integers.
 fn offset_scores<E: Element>(data: &mut Data<E>, head_dim: usize, offset: f32, sign: f32) {
     let random = &mut Random::new(4);
     for (tensor, first) in [(&mut data.q, offset), (&mut data.k, sign * offset)] {
