@@ -4,12 +4,15 @@
 
 use anyhow::Result;
 use clap::Parser;
+use common::exit;
 use common::lengths::Lengths;
 use microseq::{Plan, Step};
 use serde::Serialize;
 use std::io::Write;
+use std::process::ExitCode;
 
 mod common {
+    pub(crate) mod exit;
     pub(crate) mod lengths;
 }
 
@@ -82,12 +85,15 @@ impl StepLine {
     }
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
-    let Lengths(lengths) = args.lengths;
+fn main() -> ExitCode {
+    exit::report(print(&Args::parse()))
+}
+
+fn print(args: &Args) -> Result<()> {
+    let Lengths(lengths) = &args.lengths;
     let plan = match args.tokens {
-        Some(tokens) => Plan::padded(&lengths, tokens, args.micro_sequence_length)?,
-        None => Plan::new(&lengths, args.micro_sequence_length)?,
+        Some(tokens) => Plan::padded(lengths, tokens, args.micro_sequence_length)?,
+        None => Plan::new(lengths, args.micro_sequence_length)?,
     };
     let line = serde_json::to_string(&PlanLine::new(&plan)?)?;
     writeln!(std::io::stdout(), "{line}")?;

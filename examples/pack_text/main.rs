@@ -14,6 +14,7 @@ mod runtime;
 #[path = "../common"]
 mod common {
     pub(crate) mod device;
+    pub(crate) mod exit;
     pub(crate) mod progress;
 }
 
@@ -21,6 +22,7 @@ use anyhow::{Result, ensure};
 use args::Args;
 use clap::Parser;
 use common::device::{self, DeviceName};
+use common::exit;
 use common::progress;
 use documents::Documents;
 use memory::Memory;
@@ -29,16 +31,20 @@ use microseq::{DType, Element, Pass, Plan, Step, bf16, f16};
 use model::Model;
 use results::Differences;
 use runtime::Runtime;
+use std::process::ExitCode;
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    exit::report(pack_text(&Args::parse()))
+}
+
+fn pack_text(args: &Args) -> Result<()> {
     let documents = Documents::read(&args.files)?;
     match args.device {
         DeviceName::Cpu => {
             let harness = device::cpu(args.threads)?;
             let cpu = harness.device();
-            header(&args, &documents, &format!("cpu, {} threads, {}", cpu.threads(), cpu.isa()));
-            typed(&harness, &args, &documents)
+            let name = format!("cpu, {} threads, {}", cpu.threads(), cpu.isa());
+            typed(&harness, &name, args, &documents)
         }
     }
 }
@@ -63,19 +69,20 @@ fn header(args: &Args, documents: &Documents, device: &str) {
     println!();
 }
 
-fn typed<H: Harness>(harness: &H, args: &Args, documents: &Documents) -> Result<()>
+/// Runs in the type asked for; `name` tells the device.
+fn typed<H: Harness>(harness: &H, name: &str, args: &Args, documents: &Documents) -> Result<()>
 where
     ErrorOf<H>: Send + Sync,
 {
     match args.dtype.into() {
-        DType::F32 => pack::<H, f32>(harness, args, documents),
-        DType::F16 => pack::<H, f16>(harness, args, documents),
-        DType::Bf16 => pack::<H, bf16>(harness, args, documents),
+        DType::F32 => pack::<H, f32>(harness, name, args, documents),
+        DType::F16 => pack::<H, f16>(harness, name, args, documents),
+        DType::Bf16 => pack::<H, bf16>(harness, name, args, documents),
     }
 }
 
 /// Runs the documents in steps and unsplit, and reports.
-fn pack<H: Harness, E: Element>(harness: &H, args: &Args, documents: &Documents) -> Result<()>
+fn pack<H: Harness, E: Element>(harness: &H, name: &str, args: &Args, documents: &Documents) -> Result<()>
 where
     ErrorOf<H>: Send + Sync,
 {
@@ -84,6 +91,7 @@ where
     let plan = Plan::new(lengths, args.micro_sequence_length)?;
     let unsplit = Plan::new(lengths, tokens.len().max(1))?;
     ensure!(args.ranks > 0, "the number of ranks is 0, expected at least 1");
+    header(args, documents, name);
     let model = Model::<E>::new(tokens, &attention, args.layers, args.seed);
 
     let pairs: u64 = plan.steps().map(|step| step.pairs(attention.mask())).sum();

@@ -8,7 +8,7 @@ fn run(options: &[&str]) -> Result<()> {
     let args = Args::parse_from(["pack_text"].iter().chain(options));
     let text = b"micro-sequences share one store of keys and values";
     let documents = Documents { tokens: text.to_vec(), lengths: vec![15, 0, 6, 29] };
-    typed(&device::cpu(Some(1))?, &args, &documents)
+    typed(&device::cpu(Some(1))?, "cpu", &args, &documents)
 }
 
 #[test]

@@ -7,7 +7,7 @@ use thiserror::Error;
 /// Why a file is no case that can be run.
 #[derive(Debug, Error)]
 pub(crate) enum CaseError {
-    #[error("not a safetensors file: {0}")]
+    #[error("not a safetensors file")]
     Format(#[from] SafeTensorError),
     #[error("tensor {tensor} is missing, the {form} form needs it")]
     MissingTensor { tensor: &'static str, form: &'static str },

@@ -18,6 +18,7 @@ mod settings;
 #[path = "../common"]
 mod common {
     pub(crate) mod device;
+    pub(crate) mod exit;
     pub(crate) mod lengths;
     pub(crate) mod tensors;
 }
@@ -26,6 +27,7 @@ use anyhow::{Context, Result, bail};
 use case::{File, Form};
 use clap::Parser;
 use common::device::{self, DeviceName};
+use common::exit;
 use common::tensors::Stored;
 use compare::Comparison;
 use microseq::dev::{ErrorOf, Harness};
@@ -35,6 +37,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use settings::Metadata;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 /// Run attention on a case from a safetensors file and write the results to another.
 ///
@@ -60,8 +63,11 @@ struct Args {
     expected: Option<PathBuf>,
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    exit::report(replay(&Args::parse()))
+}
+
+fn replay(args: &Args) -> Result<()> {
     let bytes = std::fs::read(&args.input).with_context(|| args.input.display().to_string())?;
     let file = File::new(&bytes).with_context(|| args.input.display().to_string())?;
     let (dtype, outputs) = match args.device {
