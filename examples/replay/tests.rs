@@ -35,8 +35,11 @@ fn golden_cases_are_within_tolerance() {
     }
 }
 
+/// A tensor's name and shape.
+type Spec<'a> = (&'a str, &'a [usize]);
+
 /// A file of f32 tensors of zeros, i32 where the name says so, and metadata.
-fn file(tensors: &[(&str, &[usize])], metadata: &[(&str, &str)]) -> Vec<u8> {
+fn file(tensors: &[Spec<'_>], metadata: &[(&str, &str)]) -> Vec<u8> {
     let zeros = vec![0; 4096];
     let views = tensors.iter().map(|(name, shape)| {
         let dtype = if name.starts_with("cu_seqlens") { Dtype::I32 } else { Dtype::F32 };
@@ -48,7 +51,7 @@ fn file(tensors: &[(&str, &[usize])], metadata: &[(&str, &str)]) -> Vec<u8> {
 }
 
 /// What is said about such a file.
-fn message(tensors: &[(&str, &[usize])], metadata: &[(&str, &str)]) -> String {
+fn message(tensors: &[Spec<'_>], metadata: &[(&str, &str)]) -> String {
     let harness = device::cpu(Some(1)).unwrap();
     let bytes = file(tensors, metadata);
     let outputs = File::new(&bytes).map_err(Into::into).and_then(|file| outputs(&harness, &file, Some(4)));
@@ -57,8 +60,7 @@ fn message(tensors: &[(&str, &[usize])], metadata: &[(&str, &str)]) -> String {
 
 #[test]
 fn bad_sequences_are_named() {
-    let q: (&str, &[usize]) = ("q", &[6, 2, 4]);
-    let kv: (&str, &[usize]) = ("kv", &[6, 2, 4]);
+    let (q, kv): (Spec<'_>, Spec<'_>) = (("q", &[6, 2, 4]), ("kv", &[6, 2, 4]));
     let lengths = ("lengths", "2,4");
     for (expected, tensors, metadata) in [
         ("neither kv", &[q][..], &[lengths][..]),
@@ -87,9 +89,9 @@ fn bad_sequences_are_named() {
 
 #[test]
 fn bad_ops_are_named() {
-    let q: (&str, &[usize]) = ("q", &[6, 2, 4]);
-    let (k, v): ((&str, &[usize]), (&str, &[usize])) = (("k", &[9, 1, 4]), ("v", &[9, 1, 4]));
-    let (cu_q, cu_k): ((&str, &[usize]), (&str, &[usize])) = (("cu_seqlens_q", &[3]), ("cu_seqlens_k", &[3]));
+    let q: Spec<'_> = ("q", &[6, 2, 4]);
+    let (k, v): (Spec<'_>, Spec<'_>) = (("k", &[9, 1, 4]), ("v", &[9, 1, 4]));
+    let (cu_q, cu_k): (Spec<'_>, Spec<'_>) = (("cu_seqlens_q", &[3]), ("cu_seqlens_k", &[3]));
     for (expected, tensors, metadata) in [
         ("tensor k is missing", &[q, v, cu_q, cu_k][..], &[][..]),
         ("tensor v is missing", &[q, k, cu_q, cu_k], &[]),
