@@ -6,10 +6,10 @@
 //! written by the last.
 
 use super::rows::{DocumentRows, Sight};
-use super::softmax::{LaneSight, Scoring};
+use super::softmax::{self, LaneSight, Scoring};
 use super::{CHUNK, KEYS, gemm, pack, padded};
 use crate::scratch::{Carver, Sizes};
-use crate::simd::{self, MAX_LANES, Simd};
+use crate::simd::{MAX_LANES, Simd};
 use crate::strided::{StridedMut, StridedRef};
 use core::f32::consts::LOG2_E;
 use core::ops::Range;
@@ -515,18 +515,8 @@ unsafe fn differentiate<S: Simd, const MR: usize>(
         }
         for half in 0..2 {
             let at = panel * lanes + half * S::LANES;
-            let (lse, delta) = (S::load(arrays.lse.add(at)), S::load(arrays.delta.add(at)));
-            for key in range.clone() {
-                let place = (2 * key + half) * S::LANES;
-                let (mut score, slope) = operands.scoring.score_and_slope::<S>(S::load(p.add(place)));
-                if let Some(mask) = mask {
-                    score = mask.apply(half, key, score);
-                }
-                let probability = simd::exp2::<S>(S::sub(score, lse));
-                let pull = S::mul(S::sub(S::load(ds.add(place)), delta), slope);
-                S::store(p.add(place), probability);
-                S::store(ds.add(place), S::mul(probability, pull));
-            }
+            let row = (S::load(arrays.lse.add(at)), S::load(arrays.delta.add(at)));
+            softmax::differentiate::<S>(&operands.scoring, mask, (p, ds), range.clone(), half, row);
         }
         for i in (range.end * lanes..range.end.next_multiple_of(MR) * lanes).step_by(S::LANES) {
             S::store(p.add(i), S::splat(0.0));

@@ -9,7 +9,6 @@ use super::{CHUNK, KEYS, gemm, pack, padded};
 use crate::scratch::{Carver, Sizes};
 use crate::simd::Simd;
 use crate::strided::{StridedMut, StridedRef};
-use core::f32::consts::LN_2;
 use microseq_core::Element;
 
 /// Operands of a forward call.
@@ -285,7 +284,8 @@ unsafe fn finish<S: Simd, E: Element>(operands: &Operands<E>, block: &Block, arr
             for lane in 0..rows {
                 let (row, head) = block.document.place(first + lane);
                 let at = panel * lanes + lane;
-                *operands.lse.at(row, head) = *arrays.max.add(at) * LN_2 + (*arrays.sum.add(at)).ln();
+                *operands.lse.at(row, head) =
+                    *arrays.max.add(at) * operands.scoring.natural() + (*arrays.sum.add(at)).ln();
             }
         }
         panel += 1;

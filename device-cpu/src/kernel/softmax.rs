@@ -8,53 +8,75 @@ use core::f32::consts::LOG2_E;
 use core::ops::Range;
 use microseq_core::Attention;
 
-/// What turns a product `q.k` into a score.
+/// What turns a product `q.k` into a score: `score * log2(e) = raw(product) * factor`.
+///
+/// The factor is above 0, so the largest raw value has the largest score, and differences can be
+/// taken of raw values: their error is in proportion to the difference, whatever the scores'
+/// magnitude, and a row's only key has probability exactly 1.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scoring {
+    raw: Raw,
+    factor: f32,
+    natural: f32,
     /// `d score / d product`, softcap apart.
-    pub(crate) scale: f32,
-    softcap: Option<f32>,
+    scale: f32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Raw {
+    /// The product itself.
+    Product,
+    /// For a scale that is not above 0: the product times its sign.
+    Signed(f32),
+    /// `tanh(product * inner)`.
+    Capped { inner: f32 },
 }
 
 impl Scoring {
     pub(crate) fn new(attention: &Attention) -> Self {
-        Self { scale: attention.scale(), softcap: attention.softcap() }
+        let scale = attention.scale();
+        let (raw, factor) = match attention.softcap() {
+            Some(cap) => (Raw::Capped { inner: scale / cap }, cap),
+            None if scale > 0.0 => (Raw::Product, scale),
+            None if scale < 0.0 => (Raw::Signed(-1.0), -scale),
+            None => (Raw::Signed(0.0), 1.0),
+        };
+        Self { raw, factor: factor * LOG2_E, natural: factor, scale }
     }
 
-    /// Scores in base 2.
+    /// What a raw score must be multiplied by to be a natural score.
+    pub(crate) fn natural(&self) -> f32 {
+        self.natural
+    }
+
+    /// The raw score.
     ///
     /// # Safety
     /// As [`Simd`].
     #[inline(always)]
-    pub(crate) unsafe fn score<S: Simd>(&self, product: S::V) -> S::V {
+    unsafe fn raw<S: Simd>(&self, product: S::V) -> S::V {
         // SAFETY: the caller has the instruction set.
         unsafe {
-            match self.softcap {
-                None => S::mul(product, S::splat(self.scale * LOG2_E)),
-                Some(cap) => {
-                    let t = simd::tanh::<S>(S::mul(product, S::splat(self.scale / cap)));
-                    S::mul(t, S::splat(cap * LOG2_E))
-                }
+            match self.raw {
+                Raw::Product => product,
+                Raw::Signed(sign) => S::mul(product, S::splat(sign)),
+                Raw::Capped { inner } => simd::tanh::<S>(S::mul(product, S::splat(inner))),
             }
         }
     }
 
-    /// Scores in base 2, and `d score / d product` (of natural scores).
+    /// `d score / d product`, of natural scores.
     ///
     /// # Safety
     /// As [`Simd`].
     #[inline(always)]
-    pub(crate) unsafe fn score_and_slope<S: Simd>(&self, product: S::V) -> (S::V, S::V) {
+    unsafe fn slope<S: Simd>(&self, raw: S::V) -> S::V {
         // SAFETY: the caller has the instruction set.
         unsafe {
             let scale = S::splat(self.scale);
-            match self.softcap {
-                None => (S::mul(product, S::splat(self.scale * LOG2_E)), scale),
-                Some(cap) => {
-                    let t = simd::tanh::<S>(S::mul(product, S::splat(self.scale / cap)));
-                    let slope = S::mul(scale, S::sub(S::splat(1.0), S::mul(t, t)));
-                    (S::mul(t, S::splat(cap * LOG2_E)), slope)
-                }
+            match self.raw {
+                Raw::Product | Raw::Signed(_) => scale,
+                Raw::Capped { .. } => S::mul(scale, S::sub(S::splat(1.0), S::mul(raw, raw))),
             }
         }
     }
@@ -91,7 +113,7 @@ impl<S: Simd> LaneSight<S> {
         }
     }
 
-    /// The scores of key `key` in half `half` of the panel, -inf where it is not seen.
+    /// The raw scores of key `key` in half `half` of the panel, -inf where it is not seen.
     ///
     /// # Safety
     /// As [`Simd`].
@@ -110,7 +132,7 @@ impl<S: Simd> LaneSight<S> {
 /// The running softmax of one half of a panel.
 #[derive(Clone, Copy)]
 pub(crate) struct Running<V> {
-    /// Largest score so far, base 2.
+    /// Largest raw score so far.
     pub(crate) max: V,
     /// Sum of the exponentials relative to it.
     pub(crate) sum: V,
@@ -136,24 +158,60 @@ pub(crate) unsafe fn advance<S: Simd>(
         let mut max = state.max;
         for key in range.clone() {
             let place = scores.add((2 * key + half) * S::LANES);
-            let mut score = scoring.score::<S>(S::load(place));
+            let mut raw = scoring.raw::<S>(S::load(place));
             if let Some(mask) = mask {
-                score = mask.apply(half, key, score);
+                raw = mask.apply(half, key, raw);
             }
-            max = S::max(max, score);
-            S::store(place, score);
+            max = S::max(max, raw);
+            S::store(place, raw);
         }
+        let factor = S::splat(scoring.factor);
         // A row that has seen nothing yet: any finite base makes its exponentials 0.
         let base = S::where_less(max, S::splat(f32::MIN), S::splat(0.0), max);
-        let factor = simd::exp2::<S>(S::sub(state.max, base));
-        let mut sum = S::mul(state.sum, factor);
+        let shrink = simd::exp2::<S>(S::mul(S::sub(state.max, base), factor));
+        let mut sum = S::mul(state.sum, shrink);
         for key in range {
             let place = scores.add((2 * key + half) * S::LANES);
-            let p = simd::exp2::<S>(S::sub(S::load(place), base));
+            let p = simd::exp2::<S>(S::mul(S::sub(S::load(place), base), factor));
             sum = S::add(sum, p);
             S::store(place, p);
         }
         *state = Running { max, sum };
-        factor
+        shrink
+    }
+}
+
+/// Turns products and `dout . v` of the keys in `range` into probabilities `p` and gradients of the
+/// products `ds`, in place, for one half of a panel.
+///
+/// `lse` is in base 2, +inf for a row of probability 0; `delta` is `out . dout`.
+///
+/// # Safety
+/// As [`Simd`]; `p` and `ds` reach a tile's products.
+#[inline(always)]
+pub(crate) unsafe fn differentiate<S: Simd>(
+    scoring: &Scoring,
+    mask: Option<&LaneSight<S>>,
+    (p, ds): (*mut f32, *mut f32),
+    range: Range<usize>,
+    half: usize,
+    (lse, delta): (S::V, S::V),
+) {
+    // SAFETY: keys in `range` are inside the tile.
+    unsafe {
+        let factor = S::splat(scoring.factor);
+        let minus_lse = S::sub(S::splat(0.0), lse);
+        for key in range {
+            let place = (2 * key + half) * S::LANES;
+            let mut raw = scoring.raw::<S>(S::load(p.add(place)));
+            let slope = scoring.slope::<S>(raw);
+            if let Some(mask) = mask {
+                raw = mask.apply(half, key, raw);
+            }
+            let probability = simd::exp2::<S>(S::fma(raw, factor, minus_lse));
+            let pull = S::mul(S::sub(S::load(ds.add(place)), delta), slope);
+            S::store(p.add(place), probability);
+            S::store(ds.add(place), S::mul(probability, pull));
+        }
     }
 }
