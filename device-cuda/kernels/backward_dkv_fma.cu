@@ -13,7 +13,7 @@ __device__ inline void each_gradient(WideSums& sums, const View& store, const Do
     for (int i = 0; i < 2; ++i) {
         const i32 key = document.tile.begin + 2 * thread_y() + i;
         if (key >= document.tile.keys) continue;
-        f32* row = at<f32>(store, i64(document.tile.key_row) + key, kv_head);
+        f32* row = at<f32>(store, document.tile.key_row + key, kv_head);
 #pragma unroll
         for (int slice = 0; slice < SLICES; ++slice)
 #pragma unroll

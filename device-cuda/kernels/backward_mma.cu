@@ -175,7 +175,7 @@ __device__ inline void each_gradient(DK& sums, const View& store, const Document
         for (int half = 0; half < 2; ++half) {
             const i32 key = document.tile.begin + part.row + m * 16 + half * 8 + DK::row();
             if (key >= document.tile.keys) continue;
-            f32* row = at<f32>(store, i64(document.tile.key_row) + key, kv_head);
+            f32* row = at<f32>(store, document.tile.key_row + key, kv_head);
 #pragma unroll
             for (int n = 0; n < DK::N; ++n)
 #pragma unroll
@@ -309,14 +309,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         if (threadIdx.x == 0) turn.wait();
         __syncthreads();  // p and ds are here, and so is our turn
 
-        DQ dq, sum;
-        dq.clear();
-        sum.clear();
-        if (!turn.first()) load_dq_sum(sum, args, number);
         multiply<ELEMENT, ROWS / 16>(dv, Left<KEYS, true>(shared.p, 0, key_part.row),
                                      Right<D, true>(shared.dout(stage), 0, key_part.col));
         multiply<ELEMENT, ROWS / 16>(dk, Left<KEYS, true>(shared.ds, 0, key_part.row),
                                      Right<D, true>(shared.q(stage), 0, key_part.col));
+        DQ dq, sum;
+        dq.clear();
+        sum.clear();
+        if (!turn.first()) load_dq_sum(sum, args, number);  // on its way during the product
         multiply<ELEMENT, KEYS / 16>(dq, Left<KEYS>(shared.ds, query_part.row, 0),
                                      Right<D, true>(shared.k, 0, query_part.col));
         add(dq, sum);

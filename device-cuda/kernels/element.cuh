@@ -29,9 +29,9 @@ struct Bf16 {
     }
 };
 
-// The address of a row's head in a view.
+// The address of a row's head in a view. Rows and heads fit 32 bits, offsets do not.
 template <typename E>
-__device__ inline E* at(const View& view, i64 row, i64 head) {
+__device__ inline E* at(const View& view, i32 row, i32 head) {
     return reinterpret_cast<E*>(view.data) + row * view.row_stride + head * view.head_stride;
 }
 

@@ -46,7 +46,7 @@ __device__ inline void load_key_slice(SliceTile& tile, const View& view, i32 sli
                                       i32 head_dim) {
     load_slice<E>(tile, slice * SLICE, head_dim, [&](i32 r) -> const E* {
         if (begin + r >= document.tile.keys) return nullptr;
-        return at<E>(view, i64(document.tile.key_row) + begin + r, kv_head);
+        return at<E>(view, document.tile.key_row + begin + r, kv_head);
     });
 }
 

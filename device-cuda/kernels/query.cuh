@@ -7,8 +7,7 @@
 template <typename E>
 __device__ inline E* query_address(const View& view, const Document& document, QueryRow row,
                                    i32 kv_head) {
-    return at<E>(view, i64(document.tile.query_row) + row.token,
-                 i64(kv_head) * document.group + row.head);
+    return at<E>(view, document.tile.query_row + row.token, kv_head * document.group + row.head);
 }
 
 __device__ inline f32* lse_address(const Attention& args, const Document& document, QueryRow row,
@@ -19,7 +18,7 @@ __device__ inline f32* lse_address(const Attention& args, const Document& docume
 __device__ inline Stats* stats_address(const Attention& args, const Document& document,
                                        QueryRow row, i32 kv_head) {
     return reinterpret_cast<Stats*>(args.stats) +
-           (i64(kv_head) * document.group + row.head) * args.rows + document.tile.query_row +
+           i64(kv_head * document.group + row.head) * args.rows + document.tile.query_row +
            row.token;
 }
 
@@ -40,7 +39,7 @@ __device__ inline void load_queries(u32 tile, const View& view, const Document& 
 template <typename E, int KEYS, int COLS, int THREADS>
 __device__ inline void load_keys(u32 tile, const View& view, const Document& document, i32 begin,
                                  i32 kv_head, const Attention& args) {
-    const E* first = at<E>(view, i64(document.tile.key_row) + begin, kv_head);
+    const E* first = at<E>(view, document.tile.key_row + begin, kv_head);
     const auto row_of = [&](i32 r) -> SourceRow<E> {
         return {first + r * view.row_stride, begin + r < document.tile.keys};
     };

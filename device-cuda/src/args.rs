@@ -1,0 +1,74 @@
+//! What the kernels are passed. Twin of `kernels/args.cuh`: same names, same order, same sizes.
+
+use core::mem::size_of;
+
+/// A strided matrix of rows and heads; strides count elements.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct View {
+    pub(crate) data: u64,
+    pub(crate) row_stride: i64,
+    pub(crate) head_stride: i64,
+}
+const _: () = assert!(size_of::<View>() == 24);
+
+/// A piece of one document, the unit of work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Tile {
+    pub(crate) query_row: i32,
+    pub(crate) queries: i32,
+    pub(crate) key_row: i32,
+    pub(crate) keys: i32,
+    pub(crate) begin: i32,
+    pub(crate) first_turn: i32,
+}
+const _: () = assert!(size_of::<Tile>() == 24);
+
+/// Arguments of every attention kernel.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct Attention {
+    pub(crate) q: View,
+    pub(crate) k: View,
+    pub(crate) v: View,
+    pub(crate) out: View,
+    pub(crate) dout: View,
+    pub(crate) dq: View,
+    pub(crate) dk: View,
+    pub(crate) dv: View,
+    pub(crate) lse: View,
+    pub(crate) stats: u64,
+    pub(crate) dq_sum: u64,
+    pub(crate) turns: u64,
+    pub(crate) tiles: u64,
+    pub(crate) tile_count: i32,
+    pub(crate) turn_count: i32,
+    pub(crate) rows: i32,
+    pub(crate) group: i32,
+    pub(crate) kv_heads: i32,
+    pub(crate) head_dim: i32,
+    pub(crate) causal: i32,
+    pub(crate) window: i32,
+    pub(crate) aligned: i32,
+    pub(crate) scale: f32,
+    pub(crate) softcap: f32,
+    pub(crate) tile_rows: i32,
+}
+const _: () = assert!(size_of::<Attention>() == 296);
+
+/// Bytes of `Stats`, what the backward keeps of a query row.
+pub(crate) const STATS_BYTES: usize = 8;
+
+/// Arguments of the kernels that move rows.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct Rows {
+    pub(crate) from: View,
+    pub(crate) to: View,
+    pub(crate) rows: i32,
+    pub(crate) heads: i32,
+    pub(crate) head_dim: i32,
+    pub(crate) unused: i32,
+}
+const _: () = assert!(size_of::<Rows>() == 64);

@@ -1,0 +1,45 @@
+//! The CUDA device of microseq: packed attention, forward and backward, on NVIDIA GPUs.
+//!
+//! f32, f16 and bf16; every head_dim from 1 to 512; multi-head, grouped and multi-query; causal,
+//! non-causal, window, scale and softcap. f32 is computed in f32, 16-bit types with f32 sums.
+//!
+//! Needed to build: Rust. Needed to run: a driver for CUDA 13.0 or newer (release 580) and a GPU of
+//! compute capability 8.0 or more. Without them [`Cuda::new`] returns an error that says so; programs
+//! start and their other devices work.
+//!
+//! # What it promises
+//!
+//! - `out`, `lse` and `dq` of a document have the same bits whatever is packed around it, wherever it
+//!   lies and however the sequence is cut into steps and ranks, as long as its values are finite.
+//! - `dk` and `dv` have the same bits from run to run, and for all cuts into steps at multiples of
+//!   [`Cuda::dkv_grain`] rows from a document's begin: every cut in f32, 128 rows at most in 16-bit
+//!   types. There are no atomic sums.
+//! - The bits may differ from one kind of GPU to another.
+//! - Calls allocate nothing and never wait for the device; after
+//!   [`prepare`](microseq_core::Device::prepare) they can be captured in a CUDA graph.
+//!
+//! # For runtimes
+//!
+//! Memory comes in through [`DeviceRef::from_raw`] and [`DeviceMut::from_raw`], a stream through
+//! [`Cuda::on_stream`]: their contracts are all that is unsafe. A call makes the GPU's primary context
+//! current and afterwards puts back what was. Who has no runtime finds [`Buffer`], [`Stream`] and
+//! [`Event`] here.
+
+mod args;
+mod context;
+mod cuda;
+mod driver;
+mod error;
+mod memory;
+mod module;
+mod prepared;
+mod schedule;
+mod shape;
+mod stream;
+
+pub use cuda::Cuda;
+pub use error::CudaError;
+pub use memory::{Buffer, DeviceMemory, DeviceMut, DeviceRef};
+pub use module::LoadedModule;
+pub use prepared::Prepared;
+pub use stream::{Event, Stream};

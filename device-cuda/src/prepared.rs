@@ -1,0 +1,152 @@
+//! A problem's metadata on the device, shared by all layers and both passes.
+
+use crate::CudaError;
+use crate::args::{Attention, STATS_BYTES, Tile};
+use crate::memory::Buffer;
+use crate::module::Kernel;
+use crate::schedule::Schedule;
+use crate::shape::{Shape, Variant};
+use crate::stream::Stream;
+use core::mem::size_of;
+use microseq_core::{DType, Problem};
+
+/// Parts of a scratch begin at multiples of this: more than any access of the kernels needs.
+const PART: usize = 256;
+
+/// A problem prepared for the CUDA device: tile lists in device memory, and the kernels, loaded.
+pub struct Prepared {
+    pub(crate) ordinal: usize,
+    pub(crate) problem: microseq_core::Shape,
+    pub(crate) shape: Shape,
+    pub(crate) kernels: Kernels,
+    /// What all calls pass: everything but addresses.
+    pub(crate) constants: Attention,
+    pub(crate) query_tiles: usize,
+    pub(crate) key_tiles: usize,
+    turns: usize,
+    /// Query tiles, then key tiles, as bytes.
+    tiles: Buffer<u8>,
+}
+
+/// The kernels of a problem.
+pub(crate) struct Kernels {
+    pub(crate) forward: Kernel,
+    pub(crate) prepare: Kernel,
+    pub(crate) backward: Backward,
+}
+
+/// The backward pass in one kernel or in two.
+pub(crate) enum Backward {
+    Together(Kernel),
+    Apart { dq: Kernel, dkv: Kernel },
+}
+
+/// Where the parts of a backward scratch begin, in bytes, and where it ends.
+pub(crate) struct ScratchParts {
+    pub(crate) turns: usize,
+    pub(crate) dq_sum: usize,
+    pub(crate) end: usize,
+}
+
+impl Prepared {
+    pub(crate) fn new(stream: &Stream, problem: &Problem<'_>) -> Result<Self, CudaError> {
+        let context = stream.context();
+        let attention = problem.attention();
+        let wanted = problem.shape();
+        let shape = Shape::choose(wanted.dtype, wanted.head_dim, context.shared_limit);
+        let schedule = Schedule::new(problem, &shape)?;
+        let kernels = {
+            let _current = context.enter()?;
+            Kernels::load(stream, wanted.dtype, &shape)?
+        };
+        let tiles: Vec<u8> =
+            schedule.queries.iter().chain(&schedule.keys).flat_map(|tile| bytes_of(*tile)).collect();
+        let constants = Attention {
+            rows: wanted.q_rows as i32,
+            group: attention.group() as i32,
+            kv_heads: wanted.kv_heads as i32,
+            head_dim: wanted.head_dim as i32,
+            causal: attention.mask().causal.into(),
+            window: attention.mask().window.map_or(i32::MAX, |w| i32::try_from(w.get()).unwrap_or(i32::MAX)),
+            scale: attention.scale(),
+            softcap: attention.softcap().unwrap_or(0.0),
+            tile_rows: shape.forward_rows as i32,
+            turn_count: (1 + schedule.turns * wanted.kv_heads) as i32,
+            ..Attention::default()
+        };
+        Ok(Self {
+            ordinal: context.ordinal,
+            problem: wanted,
+            shape,
+            kernels,
+            constants,
+            query_tiles: schedule.queries.len(),
+            key_tiles: schedule.keys.len(),
+            turns: schedule.turns * wanted.kv_heads,
+            tiles: Buffer::from_slice(stream, &tiles)?,
+        })
+    }
+
+    /// Address of the query tiles.
+    pub(crate) fn query_list(&self) -> u64 {
+        self.tiles.view().address()
+    }
+
+    /// Address of the key tiles.
+    pub(crate) fn key_list(&self) -> u64 {
+        self.query_list() + (self.query_tiles * size_of::<Tile>()) as u64
+    }
+
+    /// The parts of a backward scratch, which begins with the stats.
+    pub(crate) fn scratch_parts(&self) -> ScratchParts {
+        let stats = self.problem.heads * self.problem.q_rows * STATS_BYTES;
+        let turns = stats.next_multiple_of(PART);
+        let dq_sum = (turns + (1 + self.turns) * size_of::<u32>()).next_multiple_of(PART);
+        let end = dq_sum + self.turns * self.shape.dq_sum_len() * size_of::<f32>();
+        ScratchParts { turns, dq_sum, end }
+    }
+
+    /// Bytes of a backward scratch of any alignment.
+    pub(crate) fn scratch_bytes(&self) -> usize {
+        self.scratch_parts().end + PART - 1
+    }
+
+    /// The first address in a scratch that its parts can count from.
+    pub(crate) fn scratch_begin(address: u64) -> u64 {
+        address.next_multiple_of(PART as u64)
+    }
+}
+
+impl Kernels {
+    fn load(stream: &Stream, dtype: DType, shape: &Shape) -> Result<Self, CudaError> {
+        let context = stream.context();
+        let load = |name: String, entry: &str, shared: usize| {
+            context.modules.kernel(context.driver, &name, entry, shared)
+        };
+        let prepare = load(format!("prepare_{dtype}"), "prepare", 0)?;
+        Ok(match shape.variant {
+            Variant::Mma(d) => Self {
+                forward: load(format!("forward_mma_{dtype}_{d}"), "forward", shape.forward_shared)?,
+                prepare,
+                backward: Backward::Together(load(
+                    format!("backward_mma_{dtype}_{d}"),
+                    "backward",
+                    shape.backward_shared,
+                )?),
+            },
+            Variant::Fma => Self {
+                forward: load(format!("forward_fma_{dtype}"), "forward", 0)?,
+                prepare,
+                backward: Backward::Apart {
+                    dq: load(format!("backward_dq_fma_{dtype}"), "backward_dq", 0)?,
+                    dkv: load(format!("backward_dkv_fma_{dtype}"), "backward_dkv", 0)?,
+                },
+            },
+        })
+    }
+}
+
+fn bytes_of(tile: Tile) -> impl Iterator<Item = u8> {
+    let Tile { query_row, queries, key_row, keys, begin, first_turn } = tile;
+    [query_row, queries, key_row, keys, begin, first_turn].into_iter().flat_map(i32::to_ne_bytes)
+}

@@ -1,0 +1,166 @@
+//! Who works on what, in which order: exact lists of tiles, longest first, made once for all layers.
+//! Twin of `kernels/schedule.cuh`, which has the words: query rows, positions, turns.
+
+use crate::CudaError;
+use crate::args::Tile;
+use crate::shape::Shape;
+use core::cmp::Reverse;
+use core::ops::Range;
+use microseq_core::{Attention, Problem, Segment};
+
+/// What the kernels' 32-bit numbers leave room for: rows, query rows of a document, and a tile more.
+const LIMIT: usize = i32::MAX as usize - 1024;
+/// Heads of a group, so that rows of a tile can be divided by it in one multiplication.
+const GROUP_LIMIT: usize = 65_000;
+
+/// A problem's tiles.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Schedule {
+    pub(crate) queries: Vec<Tile>,
+    pub(crate) keys: Vec<Tile>,
+    /// Query tiles that several key tiles add to, for one K/V head.
+    pub(crate) turns: usize,
+}
+
+impl Schedule {
+    pub(crate) fn new(problem: &Problem<'_>, shape: &Shape) -> Result<Self, CudaError> {
+        check_limits(problem)?;
+        let attention = problem.attention();
+        let group = attention.group();
+        let mut queries = Vec::new();
+        let mut keys = Vec::new();
+        let mut turns = 0;
+        let mut row = 0;
+        for segment in problem.batch().segments() {
+            list_blind(row..segment.q_begin, group, shape, &mut queries);
+            row = segment.q_begin + segment.q_len;
+            list_queries(&segment, attention, shape, &mut queries);
+            turns += list_keys(&segment, attention, shape, turns, &mut keys);
+        }
+        list_blind(row..problem.batch().q_rows(), group, shape, &mut queries);
+        let heads = attention.kv_heads();
+        check("tiles times kv_heads", queries.len().max(keys.len()).saturating_mul(heads))?;
+        check("turns times kv_heads", turns.saturating_mul(heads))?;
+        Ok(Self { queries: longest_first(queries), keys: longest_first(keys), turns })
+    }
+}
+
+fn check_limits(problem: &Problem<'_>) -> Result<(), CudaError> {
+    let shape = problem.shape();
+    let group = problem.attention().group();
+    if group > GROUP_LIMIT {
+        return Err(CudaError::TooLarge { what: "heads per K/V head", given: group, limit: GROUP_LIMIT });
+    }
+    check("rows of q", shape.q_rows)?;
+    check("rows of k", shape.k_rows)?;
+    for segment in problem.batch().segments() {
+        let longest = segment.q_len.max(segment.k_len);
+        check("rows of a document times heads per K/V head", longest.saturating_mul(group))?;
+    }
+    Ok(())
+}
+
+fn check(what: &'static str, given: usize) -> Result<(), CudaError> {
+    if given > LIMIT {
+        return Err(CudaError::TooLarge { what, given, limit: LIMIT });
+    }
+    Ok(())
+}
+
+/// A tile and how long it takes, roughly.
+type Weighed = (u64, Tile);
+
+fn longest_first(mut tiles: Vec<Weighed>) -> Vec<Tile> {
+    tiles.sort_by_key(|(weight, _)| Reverse(*weight));
+    tiles.into_iter().map(|(_, tile)| tile).collect()
+}
+
+/// A document's tile without its beginning. The numbers fit: `check_limits` came before.
+fn tile_of(segment: &Segment) -> Tile {
+    Tile {
+        query_row: segment.q_begin as i32,
+        queries: segment.q_len as i32,
+        key_row: segment.k_begin as i32,
+        keys: segment.k_len as i32,
+        begin: 0,
+        first_turn: 0,
+    }
+}
+
+/// Rows of no document: tiles without keys, which write what such rows get.
+fn list_blind(rows: Range<usize>, group: usize, shape: &Shape, tiles: &mut Vec<Weighed>) {
+    // Pieces, so that a long run of padding does not break the limit of a document.
+    let step = (LIMIT / group / 2).min(1 << 20);
+    let mut begin = rows.start;
+    while begin < rows.end {
+        let len = (rows.end - begin).min(step);
+        let segment = Segment { q_begin: begin, q_len: len, k_begin: 0, k_len: 0 };
+        for row in (0..len * group).step_by(shape.forward_rows) {
+            tiles.push((0, Tile { begin: row as i32, ..tile_of(&segment) }));
+        }
+        begin += len;
+    }
+}
+
+fn list_queries(segment: &Segment, attention: &Attention, shape: &Shape, tiles: &mut Vec<Weighed>) {
+    let group = attention.group();
+    let rows = segment.q_len * group;
+    for begin in (0..rows).step_by(shape.forward_rows) {
+        let last = (begin + shape.forward_rows).min(rows) - 1;
+        let seen = seen_by(segment, attention, begin / group, last / group);
+        tiles.push((seen.len() as u64, Tile { begin: begin as i32, ..tile_of(segment) }));
+    }
+}
+
+/// The keys that at least one of the queries `first` to `last` sees.
+fn seen_by(segment: &Segment, attention: &Attention, first: usize, last: usize) -> Range<usize> {
+    let keys = |i| visible(segment, attention, i);
+    keys(first).start..keys(last).end
+}
+
+/// The kernels' `Document::visible`: unlike a mask's own range, an empty one keeps its place.
+fn visible(segment: &Segment, attention: &Attention, query: usize) -> Range<usize> {
+    let position = (query + segment.k_len) as i64 - segment.q_len as i64;
+    let window = attention.mask().window.map_or(i64::from(i32::MAX), |w| w.get().min(i32::MAX as usize) as i64);
+    let begin = (position.max(0) - window + 1).max(0);
+    let end = if attention.mask().causal { (position + 1).clamp(0, segment.k_len as i64) } else { segment.k_len as i64 };
+    begin as usize..end as usize
+}
+
+/// Lists the tiles of a document's keys in ascending order and returns how many turns they take.
+/// A tile weighs at least as much as those behind it, so that sorting keeps their order: a block may
+/// wait only for blocks that begin before it.
+fn list_keys(
+    segment: &Segment,
+    attention: &Attention,
+    shape: &Shape,
+    first_turn: usize,
+    tiles: &mut Vec<Weighed>,
+) -> usize {
+    let seen = seen_by(segment, attention, 0, segment.q_len - 1);
+    if seen.is_empty() {
+        return 0;
+    }
+    let (rows, group) = (shape.rows as i64, attention.group() as i64);
+    let shift = (segment.k_len as i64 - segment.q_len as i64) * group;
+    let first = shift.div_euclid(rows);
+    let last = (shift + segment.q_len as i64 * group - 1).div_euclid(rows);
+    let window = attention.mask().window.map_or(i64::from(i32::MAX), |w| w.get().min(i32::MAX as usize) as i64);
+
+    let begin = tiles.len();
+    for key in (seen.start / shape.keys * shape.keys..seen.end).step_by(shape.keys) {
+        let key_first = key as i64 * group / rows;
+        let begin = if attention.mask().causal { first.max(key_first) } else { first };
+        let window_last = ((key as i64 + shape.keys as i64 - 1 + window) * group - 1).div_euclid(rows);
+        let weight = last.min(window_last) - begin + 1;
+        let tile = Tile { begin: key as i32, first_turn: first_turn as i32, ..tile_of(segment) };
+        tiles.push((weight.max(0) as u64, tile));
+    }
+    let mine = &mut tiles[begin..];
+    let mut heaviest = 0;
+    for (weight, _) in mine.iter_mut().rev() {
+        heaviest = heaviest.max(*weight);
+        *weight = heaviest;
+    }
+    if mine.len() > 1 { (last - first + 1) as usize } else { 0 }
+}

@@ -1,0 +1,87 @@
+//! The compiled variants and their tile sizes. Twin of `kernels/shape.cuh`.
+
+use microseq_core::DType;
+
+/// Which kernels compute a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Variant {
+    /// Matrix units, compiled for a head_dim.
+    Mma(usize),
+    /// f32 arithmetic on the ordinary units.
+    Fma,
+}
+
+/// Tile sizes of a variant, and the shared memory that its launches ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub(crate) variant: Variant,
+    pub(crate) forward_rows: usize,
+    pub(crate) forward_threads: u32,
+    pub(crate) forward_shared: usize,
+    /// Query rows of a tile in the backward pass.
+    pub(crate) rows: usize,
+    /// Keys of a tile in the backward pass.
+    pub(crate) keys: usize,
+    pub(crate) backward_shared: usize,
+}
+
+/// Threads of every kernel but forward_mma.
+pub(crate) const THREADS: u32 = 256;
+
+/// Shared memory that a kernel declares itself, besides what its launch asks for.
+const STATIC_SHARED: usize = 1024;
+
+impl Shape {
+    /// The fastest variant for elements of a type, heads and a device with so much shared memory for
+    /// a block.
+    pub(crate) fn choose(dtype: DType, head_dim: usize, shared_limit: usize) -> Self {
+        let compiled = [64, 128, 256].into_iter().find(|d| head_dim <= *d);
+        match (dtype, compiled) {
+            (DType::F16 | DType::Bf16, Some(compiled)) => {
+                let mma = Self::mma(compiled);
+                let needed = mma.backward_shared.max(mma.forward_shared) + STATIC_SHARED;
+                if needed <= shared_limit { mma } else { Self::FMA }
+            }
+            _ => Self::FMA,
+        }
+    }
+
+    const FMA: Self = Self {
+        variant: Variant::Fma,
+        forward_rows: 32,
+        forward_threads: THREADS,
+        forward_shared: 0,
+        rows: 32,
+        keys: 32,
+        backward_shared: 0,
+    };
+
+    const fn mma(head_dim: usize) -> Self {
+        const WARPS: usize = 4;
+        const FORWARD_KEYS: usize = 64;
+        let forward_rows = WARPS * 16 * if head_dim <= 128 { 2 } else { 1 };
+        let (rows, keys, stages) = match head_dim {
+            64 => (128, 128, 2),
+            128 => (64, 128, 2),
+            _ => (64, 64, 1),
+        };
+        let (key_tile, query_tile, score_tile) = (keys * head_dim * 2, rows * head_dim * 2, rows * keys * 2);
+        Self {
+            variant: Variant::Mma(head_dim),
+            forward_rows,
+            forward_threads: WARPS as u32 * 32,
+            forward_shared: (forward_rows + 2 * FORWARD_KEYS) * head_dim * 2,
+            rows,
+            keys,
+            backward_shared: 2 * key_tile + 2 * score_tile + stages * (2 * query_tile + rows * 8),
+        }
+    }
+
+    /// f32 that a query tile's running dq takes.
+    pub(crate) const fn dq_sum_len(&self) -> usize {
+        match self.variant {
+            Variant::Mma(head_dim) => self.rows * head_dim,
+            Variant::Fma => 0,
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The conformance suite of core on the first GPU of this machine.
+
+mod common;
+
+use common::gpu_test;
+use microseq_core::dev::{Harness, conformance};
+use microseq_core::{DType, Scalar};
+use microseq_cuda::{Buffer, Cuda, DeviceMut, DeviceRef};
+
+struct Gpu(Cuda);
+
+impl Harness for Gpu {
+    type Device = Cuda;
+    type Buffer<T: Scalar> = Buffer<T>;
+
+    fn device(&self) -> &Cuda {
+        &self.0
+    }
+
+    fn upload<T: Scalar>(&self, values: &[T]) -> Buffer<T> {
+        Buffer::from_slice(self.0.stream(), values).expect("the device has memory")
+    }
+
+    fn download<T: Scalar>(&self, buffer: &Buffer<T>) -> Vec<T> {
+        buffer.download().expect("the device works")
+    }
+
+    fn view<'a, T: Scalar>(&self, buffer: &'a Buffer<T>) -> DeviceRef<'a, T> {
+        buffer.view()
+    }
+
+    fn view_mut_from<'a, T: Scalar>(&self, buffer: &'a mut Buffer<T>, begin: usize) -> DeviceMut<'a, T> {
+        buffer.view_mut_from(begin)
+    }
+
+    fn synchronise(&self) {
+        self.0.stream().synchronise().expect("the device works");
+    }
+
+    fn dkv_grain(&self, dtype: DType) -> Option<usize> {
+        // A multiple of `Cuda::dkv_grain` for every operator of the suite.
+        Some(if dtype == DType::F32 { 1 } else { 128 })
+    }
+}
+
+fn main() {
+    let rules: &[(&str, fn(&Gpu))] = &[
+        ("matches_the_oracle_in_f32", conformance::matches_the_oracle_in_f32),
+        ("matches_the_oracle_in_f16", conformance::matches_the_oracle_in_f16),
+        ("matches_the_oracle_in_bf16", conformance::matches_the_oracle_in_bf16),
+        ("large_scores_neither_overflow_nor_vanish", conformance::large_scores_neither_overflow_nor_vanish),
+        ("sequences_match_the_oracle", conformance::sequences_match_the_oracle),
+        ("writes_its_views_and_nothing_else", conformance::writes_its_views_and_nothing_else),
+        ("rows_of_no_document_give_nothing", conformance::rows_of_no_document_give_nothing),
+        ("nothing_to_do_is_done", conformance::nothing_to_do_is_done),
+        ("packing_does_not_change_bits", conformance::packing_does_not_change_bits),
+        ("steps_do_not_change_bits", conformance::steps_do_not_change_bits),
+        ("ranks_do_not_change_bits", conformance::ranks_do_not_change_bits),
+        ("gradients_add_to_the_store", conformance::gradients_add_to_the_store),
+        ("a_gradient_of_zero_adds_nothing", conformance::a_gradient_of_zero_adds_nothing),
+        ("results_repeat_bit_for_bit", conformance::results_repeat_bit_for_bit),
+        ("steps_do_not_change_gradient_bits", conformance::steps_do_not_change_gradient_bits),
+        ("gather_copies_the_shares", conformance::gather_copies_the_shares),
+        ("accumulate_adds", conformance::accumulate_adds),
+        ("flush_rounds", conformance::flush_rounds),
+        ("one_preparation_serves_all_layers", conformance::one_preparation_serves_all_layers),
+        ("prepare_into_forgets_the_old_problem", conformance::prepare_into_forgets_the_old_problem),
+        ("scratch_may_lie_anywhere_and_hold_anything", conformance::scratch_may_lie_anywhere_and_hold_anything),
+        ("forward_refuses_misfits", conformance::forward_refuses_misfits),
+        ("backward_refuses_misfits", conformance::backward_refuses_misfits),
+        ("gather_refuses_misfits", conformance::gather_refuses_misfits),
+        ("accumulate_and_flush_refuse_misfits", conformance::accumulate_and_flush_refuse_misfits),
+    ];
+    let tests = rules.iter().map(|(name, rule)| gpu_test(name, move |cuda| rule(&Gpu(cuda)))).collect();
+    common::run(tests);
+}
