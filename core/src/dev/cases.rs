@@ -5,7 +5,7 @@
 //! for a reason that its name gives, and some drawn at random.
 
 use super::Random;
-use crate::{Attention, AttentionError, Plan, PlanError, Varlen, VarlenError};
+use crate::{Attention, AttentionError, Element, Plan, PlanError, Problem, Varlen, VarlenError};
 use std::format;
 use std::string::String;
 use std::vec;
@@ -81,23 +81,48 @@ impl VarlenCase {
         before: (usize, usize),
         behind: (usize, usize),
     ) -> Self {
+        let Documents { cu_seqlens_q, cu_seqlens_k, q_rows, k_rows } =
+            Documents::placed(documents, before, behind);
+        Self { name: name.into(), attention, cu_seqlens_q, cu_seqlens_k, q_rows, k_rows, seed: 1 }
+    }
+}
+
+/// The documents of a plain varlen batch, and the rows of its views.
+pub(crate) struct Documents {
+    pub(crate) cu_seqlens_q: Vec<i32>,
+    pub(crate) cu_seqlens_k: Vec<i32>,
+    pub(crate) q_rows: usize,
+    pub(crate) k_rows: usize,
+}
+
+impl Documents {
+    /// Documents of `(q_len, k_len)` from row 0 on, without further rows.
+    pub(crate) fn new(documents: &[(usize, usize)]) -> Self {
+        Self::placed(documents, (0, 0), (0, 0))
+    }
+
+    /// Documents of `(q_len, k_len)`; before and behind them, rows of no document: `(q, k)` each.
+    pub(crate) fn placed(
+        documents: &[(usize, usize)],
+        before: (usize, usize),
+        behind: (usize, usize),
+    ) -> Self {
         let cu_seqlens_q = prefix_sums(before.0, documents.iter().map(|d| d.0));
         let cu_seqlens_k = prefix_sums(before.1, documents.iter().map(|d| d.1));
-        let end = |cu_seqlens: &[i32]| cu_seqlens[cu_seqlens.len() - 1] as usize;
-        Self {
-            name: name.into(),
-            attention,
-            q_rows: end(&cu_seqlens_q) + behind.0,
-            k_rows: end(&cu_seqlens_k) + behind.1,
-            cu_seqlens_q,
-            cu_seqlens_k,
-            seed: 1,
-        }
+        let q_rows = cu_seqlens_q[documents.len()] as usize + behind.0;
+        let k_rows = cu_seqlens_k[documents.len()] as usize + behind.1;
+        Self { cu_seqlens_q, cu_seqlens_k, q_rows, k_rows }
+    }
+
+    /// The batch under an operator that any batch may have.
+    pub(crate) fn problem<E: Element>(&self, attention: Attention) -> Problem<'_> {
+        let varlen = Varlen::new(&self.cu_seqlens_q, &self.cu_seqlens_k, self.q_rows, self.k_rows);
+        Problem::new(attention, varlen.expect("legal cu_seqlens"), E::DTYPE).expect("a legal problem")
     }
 }
 
 /// `first`, `first + lengths[0]`, …
-pub(crate) fn prefix_sums(first: usize, lengths: impl Iterator<Item = usize>) -> Vec<i32> {
+fn prefix_sums(first: usize, lengths: impl Iterator<Item = usize>) -> Vec<i32> {
     let mut sums = vec![first as i32];
     for length in lengths {
         sums.push(sums[sums.len() - 1] + length as i32);

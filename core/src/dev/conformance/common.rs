@@ -4,7 +4,7 @@ use crate::dev::run::call::{Data, Manner, Results, call};
 use crate::dev::run::{Options, Outcome, Sequence, SequenceGradients, sequence};
 use crate::dev::tensor::bits;
 use crate::dev::{Harness, Quantity, Random, assert_within, cases, oracle, tolerance};
-use crate::{Attention, Device, Element, Plan, Problem, Shape, Varlen};
+use crate::{Attention, Device, Element, Plan, Problem, Shape};
 use std::format;
 use std::string::ToString;
 use std::vec;
@@ -40,38 +40,6 @@ pub(super) fn data<E: Element>(shape: &Shape, seed: u64) -> Data<E> {
         dout: Some(random.elements(q)),
         dk: vec![0.0; k],
         dv: vec![0.0; k],
-    }
-}
-
-/// Documents of a plain varlen batch, owned.
-pub(super) struct Documents {
-    pub(super) cu_seqlens_q: Vec<i32>,
-    pub(super) cu_seqlens_k: Vec<i32>,
-    pub(super) q_rows: usize,
-    pub(super) k_rows: usize,
-}
-
-impl Documents {
-    /// Documents of `(q_len, k_len)`, with `(q, k)` rows of no document before and behind them.
-    pub(super) fn placed(
-        documents: &[(usize, usize)],
-        before: (usize, usize),
-        behind: (usize, usize),
-    ) -> Self {
-        let cu_seqlens_q = cases::prefix_sums(before.0, documents.iter().map(|d| d.0));
-        let cu_seqlens_k = cases::prefix_sums(before.1, documents.iter().map(|d| d.1));
-        let q_rows = cu_seqlens_q[documents.len()] as usize + behind.0;
-        let k_rows = cu_seqlens_k[documents.len()] as usize + behind.1;
-        Self { cu_seqlens_q, cu_seqlens_k, q_rows, k_rows }
-    }
-
-    pub(super) fn new(documents: &[(usize, usize)]) -> Self {
-        Self::placed(documents, (0, 0), (0, 0))
-    }
-
-    pub(super) fn problem<E: Element>(&self, attention: Attention) -> Problem<'_> {
-        let varlen = Varlen::new(&self.cu_seqlens_q, &self.cu_seqlens_k, self.q_rows, self.k_rows);
-        Problem::new(attention, varlen.expect("legal cu_seqlens"), E::DTYPE).expect("a legal problem")
     }
 }
 

@@ -1,7 +1,8 @@
 //! `gather_into`, `accumulate` and `flush` do what they say, through views of any arrangement.
 
 use super::common::assert_same_bits;
-use crate::dev::run::call::{KvTensor, Manner, WatchedKv};
+use crate::dev::run::call::Manner;
+use crate::dev::run::watched::{KvTensor, WatchedKv};
 use crate::dev::{Harness, Random};
 use crate::{Accumulate, DType, Device, Element, Flush, Gather, Shape, bf16, f16};
 use std::vec;

@@ -1,6 +1,7 @@
 //! `dk` and `dv` are added to what the store holds, in f32, and their bits do not depend on chance.
 
-use super::common::{Documents, SequenceData, assert_same_bits, data, expected, operators, run};
+use super::common::{SequenceData, assert_same_bits, data, expected, operators, run};
+use crate::dev::cases::Documents;
 use crate::dev::run::call::{Data, Manner};
 use crate::dev::{Harness, Quantity, Random, assert_close, oracle};
 use crate::{Element, Plan, bf16, f16};

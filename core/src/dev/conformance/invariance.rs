@@ -1,8 +1,9 @@
 //! `out`, `lse` and `dq` of a document have the same bits whatever is packed around it, wherever it
 //! lies, and however the sequence is cut.
 
-use super::common::{Documents, SequenceData, assert_same_bits, data, operators, run};
+use super::common::{SequenceData, assert_same_bits, data, operators, run};
 use crate::dev::Harness;
+use crate::dev::cases::Documents;
 use crate::dev::run::call::{Data, Manner, Results};
 use crate::dev::run::{Outcome, SequenceGradients};
 use crate::{Attention, Element, Plan, Shape, bf16, f16};

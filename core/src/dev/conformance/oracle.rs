@@ -1,9 +1,7 @@
 //! Results are right: they match the oracle.
 
-use super::common::{
-    Documents, SequenceData, assert_matches, assert_matches_within, data, expected, operator, run,
-};
-use crate::dev::cases::{self, SequenceCase, VarlenCase};
+use super::common::{SequenceData, assert_matches, assert_matches_within, data, expected, operator, run};
+use crate::dev::cases::{self, Documents, SequenceCase, VarlenCase};
 use crate::dev::run::call::{Data, Gradients, Manner, Results};
 use crate::dev::{Harness, Random, oracle};
 use crate::{Device, Element, Problem, bf16, f16};

@@ -1,7 +1,8 @@
 //! Metadata is made once and used often; scratch may lie anywhere and hold anything.
 
-use super::common::{Documents, assert_same_bits, data, operator, operators, run};
+use super::common::{assert_same_bits, data, operator, operators, run};
 use crate::dev::Harness;
+use crate::dev::cases::Documents;
 use crate::dev::harness::PreparedOf;
 use crate::dev::run::call::{Data, Manner, Results, call};
 use crate::{Device, Element, bf16, f16};

@@ -1,8 +1,9 @@
 //! Operands that do not fit are an error that names what is wrong, before anything is written.
 
-use super::common::{Documents, assert_names, operator};
+use super::common::{assert_names, operator};
+use crate::dev::cases::Documents;
 use crate::dev::harness::PreparedOf;
-use crate::dev::run::call::Watched;
+use crate::dev::run::watched::Watched;
 use crate::dev::tensor::Tensor;
 use crate::dev::{ErrorOf, Harness, SpaceOf};
 use crate::{

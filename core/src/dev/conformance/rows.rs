@@ -1,7 +1,8 @@
 //! Every output is written, nothing else is, and rows of no document give nothing.
 
-use super::common::{Documents, assert_matches, assert_same_bits, data, expected, operator, operators, run};
+use super::common::{assert_matches, assert_same_bits, data, expected, operator, operators, run};
 use crate::dev::Harness;
+use crate::dev::cases::Documents;
 use crate::dev::run::call::{Data, Manner, Results};
 use crate::{Element, Problem, Shape, bf16, f16};
 use core::ops::Range;

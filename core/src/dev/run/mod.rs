@@ -7,6 +7,7 @@
 pub(crate) mod call;
 mod sequence;
 mod varlen;
+pub(crate) mod watched;
 
 pub use sequence::{Options, Sequence, SequenceGradients, sequence};
 pub use varlen::{VarlenBatch, VarlenGradients, varlen};
