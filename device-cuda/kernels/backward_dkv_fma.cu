@@ -65,12 +65,13 @@ extern "C" __global__ void __launch_bounds__(FMA_THREADS, 1)
             const bool valid = rows.valid(r);
             const QueryRow row = rows.at(document, valid ? r : rows.valid_begin);
             const Stats stats = *stats_address(args, document, row, kv_head);
-            const Range visible = document.visible(row.token + document.offset());
+            const Range visible =
+                valid ? document.visible(row.token + document.offset()) : Range{0, 0};
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
                 const i32 key = 2 * thread_y() + i;
-                const bool pair = valid && sees(visible, tile.begin + key);
-                const PairGradient gradient(s[i][j], dp[i][j], pair, stats, args, scores);
+                const PairGradient gradient(s[i][j], dp[i][j], tile.begin + key, visible, stats,
+                                            args, scores);
                 p[key][r] = gradient.p;
                 ds[key][r] = gradient.ds;
             }

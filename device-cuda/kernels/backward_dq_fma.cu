@@ -48,9 +48,7 @@ extern "C" __global__ void __launch_bounds__(FMA_THREADS)
             for (int j = 0; j < 2; ++j) {
                 const i32 key = thread_x() + 16 * j;
                 ds[2 * thread_y() + i][key] =
-                    PairGradient(s[i][j], dp[i][j], sees(visible, key0 + key), stats[i], args,
-                                 scores)
-                        .ds;
+                    PairGradient(s[i][j], dp[i][j], key0 + key, visible, stats[i], args, scores).ds;
             }
         }
 #pragma unroll

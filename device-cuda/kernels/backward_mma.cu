@@ -28,20 +28,34 @@ constexpr int KEYS = Shape::KEYS;
 constexpr int WARPS = Shape::WARPS;
 constexpr int THREADS = WARPS * 32;
 
-// Where this warp's part of a product begins, for `ROW_WARPS` warps along the rows.
-template <int ROW_WARPS, int PRODUCT_ROWS, int PRODUCT_COLS>
+// Where this warp's part of a product begins, for `ROW_WARPS` warps along the rows; neighbouring warps
+// lie along the columns, or along the rows where `DOWN`.
+template <int ROW_WARPS, int PRODUCT_ROWS, int PRODUCT_COLS, bool DOWN = false>
 struct Part {
     static constexpr int COL_WARPS = WARPS / ROW_WARPS;
     static constexpr int HEIGHT = PRODUCT_ROWS / ROW_WARPS;
     static constexpr int WIDTH = PRODUCT_COLS / COL_WARPS;
     using Result = Sums<HEIGHT / 16, WIDTH / 8>;
     i32 row, col;
-    __device__ Part()
-        : row(threadIdx.x / 32 / COL_WARPS * HEIGHT), col(threadIdx.x / 32 % COL_WARPS * WIDTH) {}
+    __device__ Part() {
+        const i32 warp = threadIdx.x / 32;
+        row = (DOWN ? warp % ROW_WARPS : warp / COL_WARPS) * HEIGHT;
+        col = (DOWN ? warp / ROW_WARPS : warp % COL_WARPS) * WIDTH;
+    }
 };
-using ScorePart = Part<Shape::S_WARPS, ROWS, KEYS>;
+using ScorePart = Part<Shape::S_WARPS, ROWS, KEYS, true>;
 using KeyPart = Part<Shape::KV_WARPS, KEYS, D>;
 using QueryPart = Part<Shape::Q_WARPS, ROWS, D>;
+
+// A team of neighbouring warps makes the columns of p and ds that it needs for its keys' dv and dk:
+// teams need not wait for each other there, and one can exponentiate while another multiplies.
+constexpr int TEAM = Shape::S_WARPS;
+static_assert(ScorePart::WIDTH * (WARPS / TEAM) == KEYS);
+static_assert(KeyPart::HEIGHT * TEAM == ScorePart::WIDTH * KeyPart::COL_WARPS);
+
+__device__ inline void team_barrier() {
+    bar_sync(1 + threadIdx.x / 32 / TEAM, TEAM * 32);  // 0 is the block's
+}
 using S = ScorePart::Result;
 using DK = KeyPart::Result;
 using DQ = QueryPart::Result;
@@ -140,6 +154,20 @@ __device__ inline void probabilities(S& s, const Shared& shared, i32 stage, cons
                 }
                 out.store(m, n, half, p[0], p[1]);
             }
+        }
+}
+
+// Where a row sees one key, p is 1 whatever the score: ds is 0, not the rounding error of scale * dp -
+// delta. Such rows are in masked tiles only, since a tile has more keys.
+__device__ inline void clear_lone_keys(S& p, const Document& document, const QueryRows& rows,
+                                       i32 row0) {
+#pragma unroll
+    for (int m = 0; m < S::M; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            if (!rows.visible(document, row0 + m * 16 + half * 8 + S::row()).lone()) continue;
+#pragma unroll
+            for (int n = 0; n < S::N; ++n) p.part[m][n][2 * half] = p.part[m][n][2 * half + 1] = 0.f;
         }
 }
 
@@ -292,13 +320,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         multiply<ELEMENT, D / 16>(s, Left<D>(shared.q(stage), score_part.row, 0),
                                   Right<D>(shared.k, score_part.col, 0));
         if (!scores.plain) transform(s, scores);
-        if (!rows.all_see(document, {tile.begin, tile.begin + KEYS}))
-            mask(s, document, rows, score_part.row, tile.begin + score_part.col);
+        const bool masked = !rows.all_see(document, {tile.begin, tile.begin + KEYS});
+        if (masked) mask(s, document, rows, score_part.row, tile.begin + score_part.col);
         if (scores.softcap == 0.f) {
             probabilities<false>(s, shared, stage, scores);
         } else {
             probabilities<true>(s, shared, stage, scores);
         }
+        if (masked) clear_lone_keys(s, document, rows, score_part.row);
 
         S dp;
         dp.clear();
@@ -306,13 +335,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                                   Right<D>(shared.v, score_part.col, 0));
         score_gradients(s, dp, shared, stage, scores.scale);
 
-        if (threadIdx.x == 0) turn.wait();
-        __syncthreads();  // p and ds are here, and so is our turn
-
+        team_barrier();  // this team's p and ds are here
         multiply<ELEMENT, ROWS / 16>(dv, Left<KEYS, true>(shared.p, 0, key_part.row),
                                      Right<D, true>(shared.dout(stage), 0, key_part.col));
         multiply<ELEMENT, ROWS / 16>(dk, Left<KEYS, true>(shared.ds, 0, key_part.row),
                                      Right<D, true>(shared.q(stage), 0, key_part.col));
+
+        if (threadIdx.x == 0) turn.wait();
+        __syncthreads();  // all ds is here, and so is our turn
         DQ dq, sum;
         dq.clear();
         sum.clear();

@@ -112,14 +112,16 @@ __device__ inline f32 exact_score(f32 product, const Attention& args) {
 
 __device__ inline bool sees(Range seen, i32 key) { return key >= seen.begin && key < seen.end; }
 
-// p and ds of one pair from its products q * k and dout * v.
+// p and ds of one pair from its products q * k and dout * v. Where the row sees this key alone, p is 1
+// whatever the score: ds is 0, not the rounding error of scale * dp - delta.
 struct PairGradient {
     f32 p, ds;
 
-    __device__ PairGradient(f32 product, f32 dp, bool visible, Stats stats, const Attention& args,
-                            const Scores& scores) {
+    __device__ PairGradient(f32 product, f32 dp, i32 key, Range seen, Stats stats,
+                            const Attention& args, const Scores& scores) {
         const f32 score = exact_score(product, args);
-        p = visible ? exp2f(score - stats.lse2) : 0.f;
-        ds = p == 0.f ? 0.f : p * fmaf(dp, args.scale, -stats.delta) * scores.slope(score);
+        p = sees(seen, key) ? exp2f(score - stats.lse2) : 0.f;
+        const bool none = p == 0.f || seen.lone();
+        ds = none ? 0.f : p * fmaf(dp, args.scale, -stats.delta) * scores.slope(score);
     }
 };

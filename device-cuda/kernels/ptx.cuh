@@ -96,6 +96,13 @@ __device__ inline f32 rcp(f32 x) {
     return r;
 }
 
+// ---- order between the warps of a block
+
+// `threads` threads meet at barrier `id`.
+__device__ inline void bar_sync(u32 id, u32 threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 // ---- order between blocks
 
 __device__ inline u32 ld_relaxed(const u32* address) {

@@ -13,6 +13,7 @@
 struct Range {
     i32 begin, end;
     __device__ bool empty() const { return end <= begin; }
+    __device__ bool lone() const { return end - begin == 1; }
 };
 
 // Division of small numbers (below 2^16) by a K/V group's size (1 to 65535), in one multiplication.

@@ -273,6 +273,13 @@ fn calls_can_be_captured_in_a_graph(cuda: Cuda) {
     let launch: unsafe extern "C" fn(*mut c_void, *mut c_void) -> u32 = driver("cuGraphLaunch");
     let destroy_exec: unsafe extern "C" fn(*mut c_void) -> u32 = driver("cuGraphExecDestroy");
     let destroy: unsafe extern "C" fn(*mut c_void) -> u32 = driver("cuGraphDestroy");
+    let retain: unsafe extern "C" fn(*mut *mut c_void, i32) -> u32 = driver("cuDevicePrimaryCtxRetain");
+    let set: unsafe extern "C" fn(*mut c_void) -> u32 = driver("cuCtxSetCurrent");
+    let mut primary = core::ptr::null_mut();
+    // SAFETY: `primary` may be written; device 0 is that of the test.
+    ok(unsafe { retain(&mut primary, 0) });
+    // SAFETY: retained above; the graph's own calls, unlike the crate's, need a current context.
+    ok(unsafe { set(primary) });
 
     let mut called = Layer::new(&cuda, 700);
     called.call(&cuda);
