@@ -10,6 +10,8 @@ pub(crate) fn causal() -> Vec<Attention> {
         new(2, 2, 1),
         new(4, 2, 16),
         new(3, 1, 33).with_window(20).unwrap(),
+        // A window of more keys than any tile.
+        new(2, 1, 24).with_window(100).unwrap(),
         new(4, 1, 64),
         new(2, 1, 80).with_softcap(3.0).unwrap(),
         new(2, 2, 128).with_window(1).unwrap(),
