@@ -90,16 +90,21 @@ pub(crate) fn memory(memory: &Memory) {
     let line = |what, slot, concatenated| println!("  {what:<10} {slot:>12} {concatenated:>28}");
     println!("Memory of keys, values and their gradients, all layers, on each rank:");
     line("", "one slot".into(), "concatenated for each step".into());
-    line("K/V", mib(memory.slot_kv), mib(memory.concatenated_kv));
-    line("gradients", mib(memory.slot_gradients), mib(memory.concatenated_gradients));
+    line("K/V", size(memory.slot_kv), size(memory.concatenated_kv));
+    line("gradients", size(memory.slot_gradients), size(memory.concatenated_gradients));
     println!(
         "Concatenating saves a window of K/V for each step's backward. Its gradients, at the worst step, are"
     );
     println!("that step's window and what later steps left behind, in the element type; the slot's are f32.");
 }
 
-fn mib(bytes: usize) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+/// Bytes in a readable unit.
+fn size(bytes: usize) -> String {
+    match bytes {
+        0..0x400 => format!("{bytes} B"),
+        0x400..0x10_0000 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / 1024.0 / 1024.0),
+    }
 }
 
 /// 1234567 as "1,234,567".
