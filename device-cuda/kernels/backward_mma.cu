@@ -24,6 +24,8 @@
 using Shape = BackwardShape<HEAD_DIM>;
 constexpr int D = HEAD_DIM;
 constexpr int ROWS = Shape::ROWS;
+constexpr int ROWS_LOG2 = ROWS == 64 ? 6 : 7;
+static_assert(1 << ROWS_LOG2 == ROWS);
 constexpr int KEYS = Shape::KEYS;
 constexpr int WARPS = Shape::WARPS;
 constexpr int THREADS = WARPS * 32;
@@ -90,10 +92,10 @@ struct QueryTiles {
 
     __device__ QueryTiles(const Document& document) {
         shift = document.offset() * document.group;
-        first_tile = QueryRows::floor_div(shift, ROWS);
+        first_tile = shift >> ROWS_LOG2;
         const i32 rows = document.query_rows();
         begin = first_tile;
-        end = QueryRows::floor_div(shift + rows - 1, ROWS) + 1;
+        end = ((shift + rows - 1) >> ROWS_LOG2) + 1;
         // Only positions from the block's first key on (causal), up to the window behind its last.
         const i32 key = document.tile.begin;
         if (document.causal) begin = max(begin, key * document.group / ROWS);

@@ -16,14 +16,25 @@ struct Range {
     __device__ bool lone() const { return end - begin == 1; }
 };
 
-// Division of small numbers (below 2^16) by a K/V group's size (1 to 65535), in one multiplication.
+// Division by a K/V group's size (1 to 65535) in one multiplication or two. The reciprocal is rounded
+// up, so a quotient of numbers below 2^31 comes out right or one too large, and right below 2^16.
 struct Divider {
     u32 divisor;
-    u32 reciprocal;  // 2^32 / divisor, rounded up: the error stays below 2^-32 * 2^16 * 2^16
+    u32 reciprocal;  // 2^32 / divisor
 
     __device__ explicit Divider(i32 group) : divisor(group), reciprocal(0xffffffffu / group + 1) {}
-    __device__ i32 quotient(i32 x) const {
+
+    // x / divisor for x below 2^16.
+    __device__ i32 small_quotient(i32 x) const {
         return divisor == 1 ? x : static_cast<i32>(__umulhi(static_cast<u32>(x), reciprocal));
+    }
+
+    // x / divisor, rounded down, also below 0.
+    __device__ i32 floor_quotient(i32 x) const {
+        const u32 magnitude = x < 0 ? ~x : x;  // rounding down is rounding up the mirrored number
+        const i32 estimate = small_quotient(magnitude);
+        const i32 quotient = estimate - (estimate * divisor > magnitude ? 1 : 0);
+        return x < 0 ? ~quotient : quotient;
     }
 };
 
@@ -65,7 +76,7 @@ struct QueryRows {
 
     // Rows [first, first + rows) of the document, where `first` may be below 0.
     __device__ QueryRows(const Document& document, i32 first, i32 rows) {
-        token = floor_div(first, document.group);
+        token = document.by_group.floor_quotient(first);
         head = first - token * document.group;
         valid_begin = max(0, -first);
         valid_end = min(rows, document.query_rows() - first);
@@ -74,7 +85,7 @@ struct QueryRows {
     __device__ bool valid(i32 row) const { return row >= valid_begin && row < valid_end; }
 
     __device__ QueryRow at(const Document& document, i32 row) const {
-        const i32 tokens = document.by_group.quotient(head + row);
+        const i32 tokens = document.by_group.small_quotient(head + row);
         return {token + tokens, head + row - tokens * document.group};
     }
 
@@ -94,8 +105,6 @@ struct QueryRows {
         return keys.begin >= visible(document, valid_end - 1).begin &&
                keys.end <= visible(document, valid_begin).end;
     }
-
-    __device__ static i32 floor_div(i32 a, i32 b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 };
 
 // The order of the dq sums. Every query tile is met by a run of key tiles, which must add to its
