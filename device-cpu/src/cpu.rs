@@ -151,16 +151,20 @@ impl Device for Cpu {
         let queue = Queue::new(prepared.forward.len() * kv_heads);
         self.threads.run(plan.lanes, &|lane| {
             let memory = memory.lane(lane, plan.lane.bytes());
-            while let Some(item) = queue.take() {
+            let block = |item: usize| {
                 let (rows, kv_head) = (&prepared.forward[item / kv_heads], item % kv_heads);
                 let document = prepared.rows(rows.document, kv_head);
-                let block = forward::Block { document, kv_head, begin: rows.begin, end: rows.end };
+                forward::Block { document, kv_head, begin: rows.begin, end: rows.end }
+            };
+            queue.each_with_next(block, |block, upcoming| {
                 // SAFETY: the machine has the instruction set (`Isa::checked`). Documents, rows and
                 // heads are inside the views, whose shapes were checked against the problem's; blocks
                 // are disjoint and each is taken once; the scratch is sized for them, and this part of
                 // it is this lane's.
-                unsafe { dispatch::forward(self.isa, &operands, &block, prepared.forward_panels, memory) }
-            }
+                unsafe {
+                    dispatch::forward(self.isa, &operands, block, upcoming, prepared.forward_panels, memory);
+                }
+            });
         });
         Ok(())
     }
@@ -202,15 +206,18 @@ impl Device for Cpu {
         let queue = Queue::new(prepared.backward.len() * kv_heads);
         self.threads.run(plan.lanes, &|lane| {
             let memory = memory.lane(lane, plan.lane.bytes());
-            while let Some(item) = queue.take() {
+            let block = |item: usize| {
                 let (keys, kv_head) = (&prepared.backward[item / kv_heads], item % kv_heads);
                 let document = prepared.rows(keys.document, kv_head);
                 let relay = relays.relay(prepared, keys.document, kv_head);
-                let block = backward::Block { document, kv_head, index: keys.index, relay };
+                backward::Block { document, kv_head, index: keys.index, relay }
+            };
+            queue.each_with_next(block, |block, upcoming| {
                 // SAFETY: as in the forward pass. Blocks of keys are disjoint and each is taken once;
-                // a document's blocks stand in the list in ascending order.
-                unsafe { dispatch::backward(self.isa, &operands, &block, memory) }
-            }
+                // a document's blocks stand in the list in ascending order, so those before this one
+                // are done, at work, or about to be after one of a lower number.
+                unsafe { dispatch::backward(self.isa, &operands, block, upcoming, memory) }
+            });
         });
         Ok(())
     }

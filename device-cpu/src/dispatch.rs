@@ -30,19 +30,20 @@ pub(crate) unsafe fn forward<E: Element>(
     isa: Isa,
     operands: &forward::Operands<E>,
     block: &forward::Block,
+    upcoming: Option<&forward::Block>,
     panels: usize,
     memory: Carver,
 ) {
     // SAFETY: the caller's contract, passed on.
     unsafe {
         match isa {
-            Isa::Portable => forward_portable(operands, block, panels, memory),
+            Isa::Portable => forward_portable(operands, block, upcoming, panels, memory),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => forward_avx2(operands, block, panels, memory),
+            Isa::Avx2 => forward_avx2(operands, block, upcoming, panels, memory),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => forward_avx512(operands, block, panels, memory),
+            Isa::Avx512 => forward_avx512(operands, block, upcoming, panels, memory),
             #[cfg(not(target_arch = "x86_64"))]
-            _ => forward_portable(operands, block, panels, memory),
+            _ => forward_portable(operands, block, upcoming, panels, memory),
         }
     }
 }
@@ -55,18 +56,19 @@ pub(crate) unsafe fn backward<E: Element>(
     isa: Isa,
     operands: &backward::Operands<E>,
     block: &backward::Block,
+    upcoming: Option<&backward::Block>,
     memory: Carver,
 ) {
     // SAFETY: the caller's contract, passed on.
     unsafe {
         match isa {
-            Isa::Portable => backward_portable(operands, block, memory),
+            Isa::Portable => backward_portable(operands, block, upcoming, memory),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => backward_avx2(operands, block, memory),
+            Isa::Avx2 => backward_avx2(operands, block, upcoming, memory),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => backward_avx512(operands, block, memory),
+            Isa::Avx512 => backward_avx512(operands, block, upcoming, memory),
             #[cfg(not(target_arch = "x86_64"))]
-            _ => backward_portable(operands, block, memory),
+            _ => backward_portable(operands, block, upcoming, memory),
         }
     }
 }
@@ -79,21 +81,23 @@ macro_rules! shells {
         unsafe fn $forward<E: Element>(
             operands: &forward::Operands<E>,
             block: &forward::Block,
+            upcoming: Option<&forward::Block>,
             panels: usize,
             memory: Carver,
         ) {
             // SAFETY: the caller's contract, passed on.
-            unsafe { forward::run::<$simd, E, $mr>(operands, block, panels, memory) }
+            unsafe { forward::run::<$simd, E, $mr>(operands, block, upcoming, panels, memory) }
         }
 
         $(#[target_feature(enable = $features)])?
         unsafe fn $backward<E: Element>(
             operands: &backward::Operands<E>,
             block: &backward::Block,
+            upcoming: Option<&backward::Block>,
             memory: Carver,
         ) {
             // SAFETY: the caller's contract, passed on.
-            unsafe { backward::run::<$simd, E, $mr>(operands, block, memory) }
+            unsafe { backward::run::<$simd, E, $mr>(operands, block, upcoming, memory) }
         }
     };
 }

@@ -95,10 +95,21 @@ impl Queue {
         Self { next: AtomicUsize::new(0), items }
     }
 
-    /// The next number. An item may wait for an item of a lower number: that one was taken before,
-    /// so a thread is at work on it.
+    /// The next number.
     pub(crate) fn take(&self) -> Option<usize> {
         let item = self.next.fetch_add(1, Ordering::Relaxed);
         (item < self.items).then_some(item)
+    }
+
+    /// Makes items of numbers and works on them one after the other, knowing the one that follows.
+    ///
+    /// An item may wait for items of lower numbers: the lowest that is not done yet is always being
+    /// worked on, for a thread that holds it as its next one works on a lower one still.
+    pub(crate) fn each_with_next<T>(&self, make: impl Fn(usize) -> T, mut work: impl FnMut(&T, Option<&T>)) {
+        let mut next = self.take().map(&make);
+        while let Some(item) = next {
+            next = self.take().map(&make);
+            work(&item, next.as_ref());
+        }
     }
 }

@@ -56,6 +56,66 @@ pub(crate) struct Block {
     pub(crate) relay: Option<Relay>,
 }
 
+/// Part of a whole that is asked for in pieces: from `.0` on, `.1` of `.2`.
+type Share = (usize, usize, usize);
+
+/// The part of `0..count` that falls to a share.
+#[inline(always)]
+fn part(count: usize, (done, step, all): Share) -> Range<usize> {
+    done * count / all..(done + step).min(all) * count / all
+}
+
+impl Block {
+    /// The block's keys.
+    fn keys(&self, head_dim: usize) -> Range<usize> {
+        let begin = self.index * block_keys(head_dim);
+        begin..self.document.segment.k_len.min(begin + block_keys(head_dim))
+    }
+
+    /// Asks for a share of `rows`: while tiles of keys meet one block of rows, the next arrives.
+    ///
+    /// # Safety
+    /// The document and the head are inside the operands' views; the rows are the document's.
+    #[inline(always)]
+    unsafe fn prefetch_rows<E: Element>(&self, operands: &Operands<E>, rows: Rows, share: Share) {
+        for row in part(rows.end - rows.begin, share) {
+            let (row, head) = self.document.place(rows.begin + row);
+            // SAFETY: the rows are the document's.
+            unsafe {
+                for from in [&operands.q, &operands.out, &operands.dout] {
+                    pack::prefetch(from.at(row, head), operands.head_dim);
+                }
+                if self.relay.is_none() {
+                    pack::prefetch(operands.dq.at(row, head), operands.head_dim);
+                }
+            }
+        }
+    }
+
+    /// Asks for a share of the block's keys, their gradients, and the rows that it starts with.
+    ///
+    /// # Safety
+    /// The document and the head are inside the operands' views.
+    #[inline(always)]
+    unsafe fn prefetch_start<E: Element>(&self, operands: &Operands<E>, rows_of_block: usize, share: Share) {
+        let (keys, head, head_dim) = (self.keys(operands.head_dim), self.kv_head, operands.head_dim);
+        let row_blocks = row_blocks_that_see(&self.document, &keys, rows_of_block);
+        // SAFETY: the keys and the rows are the document's.
+        unsafe {
+            for key in part(keys.len(), share) {
+                let row = self.document.segment.k_begin + keys.start + key;
+                pack::prefetch(operands.k.at(row, head), head_dim);
+                pack::prefetch(operands.v.at(row, head), head_dim);
+                pack::prefetch(operands.dk.at(row, head), head_dim);
+                pack::prefetch(operands.dv.at(row, head), head_dim);
+            }
+            if let Some(last) = row_blocks.last() {
+                self.prefetch_rows(operands, Rows::of_block(&self.document, last, rows_of_block), share);
+            }
+        }
+    }
+}
+
 /// dq of a document and a K/V head on its way from block to block of keys.
 #[derive(Clone, Copy)]
 pub(crate) struct Relay {
@@ -135,6 +195,13 @@ struct Rows {
 }
 
 impl Rows {
+    /// The rows of block `index` of a document.
+    #[inline(always)]
+    fn of_block(document: &DocumentRows, index: usize, rows_of_block: usize) -> Self {
+        let begin = index * rows_of_block;
+        Self { begin, end: document.len().min(begin + rows_of_block) }
+    }
+
     /// First row and number of rows of a panel.
     #[inline(always)]
     fn panel<S: Simd>(&self, panel: usize) -> (usize, usize) {
@@ -172,7 +239,7 @@ fn partition(count: usize, holds: impl Fn(usize) -> bool) -> usize {
     low
 }
 
-/// Runs the pass over one block of keys.
+/// Runs the pass over one block of keys. `upcoming` is what this thread will do next, if it is known.
 ///
 /// # Safety
 /// As [`Simd`]; the document and the head are inside the operands' views; no other thread touches the
@@ -183,24 +250,29 @@ fn partition(count: usize, holds: impl Fn(usize) -> bool) -> usize {
 pub(crate) unsafe fn run<S: Simd, E: Element, const MR: usize>(
     operands: &Operands<E>,
     block: &Block,
+    upcoming: Option<&Block>,
     memory: Carver,
 ) {
     let arrays = Arrays::carve(memory, operands.head_dim, 2 * S::LANES);
-    let begin = block.index * block_keys(operands.head_dim);
-    let keys = begin..block.document.segment.k_len.min(begin + block_keys(operands.head_dim));
+    let keys = block.keys(operands.head_dim);
     let rows_of_block = ROW_PANELS * 2 * S::LANES;
     // SAFETY: the caller's contract, passed on.
     unsafe {
         load_keys::<S, E>(operands, block, &arrays, &keys);
-        for index in row_blocks_that_see(&block.document, &keys, rows_of_block).rev() {
-            let begin = index * rows_of_block;
-            let rows = Rows { begin, end: block.document.len().min(begin + rows_of_block) };
+        let row_blocks = row_blocks_that_see(&block.document, &keys, rows_of_block);
+        for index in row_blocks.clone().rev() {
+            let rows = Rows::of_block(&block.document, index, rows_of_block);
             load_rows::<S, E>(operands, block, &arrays, rows);
             let sight = block.document.sight(rows.begin, rows.end);
             let dq = take_turn::<S>(operands, block, &arrays, index, &sight);
-            let next = Rows { begin: rows.begin.saturating_sub(rows_of_block), end: rows.begin };
             for tile in keys.clone().step_by(KEYS) {
-                prefetch_share(operands, block, next, tile - keys.start, keys.len());
+                let share = (tile - keys.start, KEYS, keys.len());
+                if index > row_blocks.start {
+                    let next = Rows::of_block(&block.document, index - 1, rows_of_block);
+                    block.prefetch_rows(operands, next, share);
+                } else if let Some(upcoming) = upcoming {
+                    upcoming.prefetch_start(operands, rows_of_block, share);
+                }
                 visit::<S, MR>(operands, block, &arrays, rows, &keys, tile, dq);
             }
             end_turn::<S, E>(operands, block, &arrays, index, rows, &sight, dq);
@@ -298,29 +370,6 @@ unsafe fn load_rows<S: Simd, E: Element>(operands: &Operands<E>, block: &Block, 
             if lse != f32::NEG_INFINITY {
                 *arrays.lse.add(lane) = lse * LOG2_E;
             }
-        }
-    }
-}
-
-/// Asks for the rows of `next` that fall to the tile `done` keys into a block of `keys` keys: while
-/// the tiles meet one block of rows, the next arrives.
-///
-/// # Safety
-/// As [`run`]; the rows are the document's.
-#[inline(always)]
-unsafe fn prefetch_share<E: Element>(
-    operands: &Operands<E>,
-    block: &Block,
-    next: Rows,
-    done: usize,
-    keys: usize,
-) {
-    let count = next.end - next.begin;
-    for row in done * count / keys..(done + KEYS).min(keys) * count / keys {
-        let (row, head) = block.document.place(next.begin + row);
-        for from in [&operands.q, &operands.out, &operands.dout] {
-            // SAFETY: the rows are the document's.
-            pack::prefetch(unsafe { from.at(row, head) }, operands.head_dim);
         }
     }
 }

@@ -78,16 +78,17 @@ impl Arrays {
     }
 }
 
-/// Runs the pass over one block.
+/// Runs the pass over one block. `upcoming` is what this thread will do next, if it is known.
 ///
 /// # Safety
-/// As [`Simd`]; the document and the head are inside the operands' views, no other thread touches the
-/// block's rows of `out` and `lse`, and `memory` has [`sizes`] for blocks of this many panels and is
-/// this thread's alone.
+/// As [`Simd`]; the documents and the heads are inside the operands' views, no other thread touches
+/// the block's rows of `out` and `lse`, and `memory` has [`sizes`] for blocks of this many panels and
+/// is this thread's alone.
 #[inline(always)]
 pub(crate) unsafe fn run<S: Simd, E: Element, const MR: usize>(
     operands: &Operands<E>,
     block: &Block,
+    upcoming: Option<&Block>,
     panels: usize,
     memory: Carver,
 ) {
@@ -98,7 +99,8 @@ pub(crate) unsafe fn run<S: Simd, E: Element, const MR: usize>(
         let sight = block.document.sight(block.begin, block.end);
         let mut tile = sight.first_begin / KEYS * KEYS;
         while tile < sight.last_end {
-            attend_tile::<S, E, MR>(operands, block, &arrays, tile);
+            let last = tile + KEYS >= sight.last_end;
+            attend_tile::<S, E, MR>(operands, block, upcoming.filter(|_| last), &arrays, tile);
             tile += KEYS;
         }
         finish::<S, E>(operands, block, &arrays);
@@ -111,6 +113,49 @@ impl Block {
     fn panel<S: Simd>(&self, panel: usize) -> Option<(usize, usize)> {
         let first = self.begin + panel * 2 * S::LANES;
         (first < self.end).then(|| (first, (self.end - first).min(2 * S::LANES)))
+    }
+
+    /// Asks for share `share` of `shares` of the keys and values of the tile at `tile`.
+    ///
+    /// # Safety
+    /// The document and the head are inside the operands' views.
+    #[inline(always)]
+    unsafe fn prefetch_tile<E: Element>(
+        &self,
+        operands: &Operands<E>,
+        tile: usize,
+        share: usize,
+        shares: usize,
+    ) {
+        let segment = &self.document.segment;
+        let keys = KEYS.min(segment.k_len.saturating_sub(tile));
+        for key in share * keys / shares..(share + 1) * keys / shares {
+            let row = segment.k_begin + tile + key;
+            // SAFETY: the keys are the document's.
+            unsafe {
+                pack::prefetch(operands.k.at(row, self.kv_head), operands.head_dim);
+                pack::prefetch(operands.v.at(row, self.kv_head), operands.head_dim);
+            }
+        }
+    }
+
+    /// Asks for share `share` of `shares` of the block's rows and of its first tile.
+    ///
+    /// # Safety
+    /// The document and the head are inside the operands' views.
+    #[inline(always)]
+    unsafe fn prefetch_start<E: Element>(&self, operands: &Operands<E>, share: usize, shares: usize) {
+        let tile = self.document.keys(self.begin).start / KEYS * KEYS;
+        let rows = self.end - self.begin;
+        // SAFETY: the keys and the rows are the document's.
+        unsafe {
+            self.prefetch_tile(operands, tile, share, shares);
+            for row in share * rows / shares..(share + 1) * rows / shares {
+                let (row, head) = self.document.place(self.begin + row);
+                pack::prefetch(operands.q.at(row, head), operands.head_dim);
+                pack::prefetch(operands.out.at(row, head), operands.head_dim);
+            }
+        }
     }
 }
 
@@ -148,7 +193,8 @@ unsafe fn start<S: Simd, E: Element>(operands: &Operands<E>, block: &Block, arra
     }
 }
 
-/// Takes every panel of the block past the tile of keys that begins at `tile`.
+/// Takes every panel of the block past the tile of keys that begins at `tile`. Meanwhile the next tile
+/// arrives, or, where this is the last one, what the upcoming block starts with.
 ///
 /// # Safety
 /// As [`run`]; `tile` is a multiple of [`KEYS`] below the document's keys.
@@ -156,6 +202,7 @@ unsafe fn start<S: Simd, E: Element>(operands: &Operands<E>, block: &Block, arra
 unsafe fn attend_tile<S: Simd, E: Element, const MR: usize>(
     operands: &Operands<E>,
     block: &Block,
+    upcoming: Option<&Block>,
     arrays: &Arrays,
     tile: usize,
 ) {
@@ -169,7 +216,10 @@ unsafe fn attend_tile<S: Simd, E: Element, const MR: usize>(
         let panels = (block.end - block.begin).div_ceil(2 * S::LANES);
         let mut panel = 0;
         while let Some((first, rows)) = block.panel::<S>(panel) {
-            prefetch_share(operands, block, tile + KEYS, panel, panels);
+            match upcoming {
+                Some(upcoming) => upcoming.prefetch_start(operands, panel, panels),
+                None => block.prefetch_tile(operands, tile + KEYS, panel, panels),
+            }
             let sight = block.document.sight(first, first + rows);
             let range = sight.within(tile, keys, MR);
             if !range.is_empty() {
@@ -178,31 +228,6 @@ unsafe fn attend_tile<S: Simd, E: Element, const MR: usize>(
                 attend_panel::<S, MR>(&operands.scoring, head_dim, arrays, panel, range, mask.as_ref());
             }
             panel += 1;
-        }
-    }
-}
-
-/// Asks for the keys and values of the tile at `tile` that fall to panel `panel` of `panels`: while
-/// the panels pass one tile, the next arrives.
-///
-/// # Safety
-/// As [`run`].
-#[inline(always)]
-unsafe fn prefetch_share<E: Element>(
-    operands: &Operands<E>,
-    block: &Block,
-    tile: usize,
-    panel: usize,
-    panels: usize,
-) {
-    let segment = &block.document.segment;
-    let keys = KEYS.min(segment.k_len.saturating_sub(tile));
-    for key in panel * keys / panels..(panel + 1) * keys / panels {
-        let row = segment.k_begin + tile + key;
-        // SAFETY: the keys are the document's.
-        unsafe {
-            pack::prefetch(operands.k.at(row, block.kv_head), operands.head_dim);
-            pack::prefetch(operands.v.at(row, block.kv_head), operands.head_dim);
         }
     }
 }
