@@ -41,3 +41,8 @@ template <>
 struct BackwardShape<128> : BackwardTiles<2, 4, 2, 64, 128, 2, 128> {};
 template <>
 struct BackwardShape<256> : BackwardTiles<4, 2, 2, 64, 64, 1, 256> {};
+
+// src/shape.rs asserts the same numbers.
+static_assert(ForwardShape<64>::SHARED == 32768 && BackwardShape<64>::SHARED == 165888);
+static_assert(ForwardShape<128>::SHARED == 65536 && BackwardShape<128>::SHARED == 164864);
+static_assert(ForwardShape<256>::SHARED == 98304 && BackwardShape<256>::SHARED == 147968);

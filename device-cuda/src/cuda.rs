@@ -80,7 +80,8 @@ impl Cuda {
     /// For which cuts of a document into steps `dk` and `dv` keep their bits: those at multiples of so
     /// many rows from the document's begin. 1 is every cut.
     pub fn dkv_grain(&self, problem: &microseq_core::Attention, dtype: microseq_core::DType) -> usize {
-        let shape = crate::shape::Shape::choose(dtype, problem.head_dim(), self.stream.context().shared_limit);
+        let shape =
+            crate::shape::Shape::choose(dtype, problem.head_dim(), self.stream.context().shared_limit);
         match shape.variant {
             // One term after the other: nothing depends on tiles.
             crate::shape::Variant::Fma => 1,
@@ -178,10 +179,7 @@ impl Device for Cuda {
         }
     }
 
-    fn gather_into<E: Element>(
-        &self,
-        operands: Gather<'_, '_, DeviceMemory, E>,
-    ) -> Result<(), CudaError> {
+    fn gather_into<E: Element>(&self, operands: Gather<'_, '_, DeviceMemory, E>) -> Result<(), CudaError> {
         operands.check()?;
         let _current = self.stream.context().enter()?;
         let kernel = self.row_kernel(by_dtype::<E>("gather_f32", "gather_f16", "gather_bf16"), "gather")?;
@@ -205,7 +203,8 @@ impl Device for Cuda {
         operands.check(&prepared.problem)?;
         self.check_prepared(prepared)?;
         let _current = self.stream.context().enter()?;
-        let elements = [operands.q.layout(), operands.kv.k().layout(), operands.kv.v().layout(), operands.out.layout()];
+        let elements =
+            [operands.q.layout(), operands.kv.k().layout(), operands.kv.v().layout(), operands.out.layout()];
         let args = Attention {
             q: view_of(operands.q),
             k: view_of(operands.kv.k()),
@@ -231,7 +230,8 @@ impl Device for Cuda {
     ) -> Result<(), CudaError> {
         operands.check(&prepared.problem)?;
         self.check_prepared(prepared)?;
-        let (expected, given) = (prepared.scratch_bytes(), <DeviceMemory as microseq_core::Space>::len_mut(&scratch));
+        let (expected, given) =
+            (prepared.scratch_bytes(), <DeviceMemory as microseq_core::Space>::len_mut(&scratch));
         if given < expected {
             return Err(ShapeError::Scratch { expected, given }.into());
         }
@@ -265,11 +265,8 @@ impl Device for Cuda {
         let views = [args.q, args.k, args.v, args.out, args.dout, args.dq];
         let args = Attention { aligned: aligned::<E>(&views, &elements), ..args };
         let heads = prepared.problem.kv_heads;
-        let rows = Attention {
-            tiles: prepared.query_list(),
-            tile_count: prepared.query_tiles as i32,
-            ..args
-        };
+        let rows =
+            Attention { tiles: prepared.query_list(), tile_count: prepared.query_tiles as i32, ..args };
         let keys = Attention { tiles: prepared.key_list(), tile_count: prepared.key_tiles as i32, ..args };
         let (row_blocks, key_blocks) = (prepared.query_tiles * heads, prepared.key_tiles * heads);
         self.launch(prepared.kernels.prepare, row_blocks, THREADS, 0, rows)?;

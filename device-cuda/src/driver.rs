@@ -113,12 +113,7 @@ impl Driver {
     }
 
     /// As [`check`](Driver::check), for calls that take memory.
-    pub(crate) fn check_memory(
-        &self,
-        call: &'static str,
-        bytes: usize,
-        code: Code,
-    ) -> Result<(), CudaError> {
+    pub(crate) fn check_memory(&self, call: &'static str, bytes: usize, code: Code) -> Result<(), CudaError> {
         if code == OUT_OF_MEMORY {
             return Err(CudaError::OutOfMemory { bytes });
         }

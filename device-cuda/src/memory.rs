@@ -1,7 +1,7 @@
 //! Device memory: views that borrow it, and a buffer that owns some.
 
-use crate::stream::Stream;
 use crate::CudaError;
+use crate::stream::Stream;
 use core::marker::PhantomData;
 use core::mem::size_of;
 use cust::sys::CUdeviceptr;

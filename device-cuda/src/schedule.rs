@@ -121,9 +121,14 @@ fn seen_by(segment: &Segment, attention: &Attention, first: usize, last: usize) 
 /// The kernels' `Document::visible`: unlike a mask's own range, an empty one keeps its place.
 fn visible(segment: &Segment, attention: &Attention, query: usize) -> Range<usize> {
     let position = (query + segment.k_len) as i64 - segment.q_len as i64;
-    let window = attention.mask().window.map_or(i64::from(i32::MAX), |w| w.get().min(i32::MAX as usize) as i64);
+    let window =
+        attention.mask().window.map_or(i64::from(i32::MAX), |w| w.get().min(i32::MAX as usize) as i64);
     let begin = (position.max(0) - window + 1).max(0);
-    let end = if attention.mask().causal { (position + 1).clamp(0, segment.k_len as i64) } else { segment.k_len as i64 };
+    let end = if attention.mask().causal {
+        (position + 1).clamp(0, segment.k_len as i64)
+    } else {
+        segment.k_len as i64
+    };
     begin as usize..end as usize
 }
 
@@ -145,7 +150,8 @@ fn list_keys(
     let shift = (segment.k_len as i64 - segment.q_len as i64) * group;
     let first = shift.div_euclid(rows);
     let last = (shift + segment.q_len as i64 * group - 1).div_euclid(rows);
-    let window = attention.mask().window.map_or(i64::from(i32::MAX), |w| w.get().min(i32::MAX as usize) as i64);
+    let window =
+        attention.mask().window.map_or(i64::from(i32::MAX), |w| w.get().min(i32::MAX as usize) as i64);
 
     let begin = tiles.len();
     for key in (seen.start / shape.keys * shape.keys..seen.end).step_by(shape.keys) {
@@ -163,4 +169,104 @@ fn list_keys(
         *weight = heaviest;
     }
     if mine.len() > 1 { (last - first + 1) as usize } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::num::NonZeroUsize;
+    use microseq_core::{DType, Varlen};
+    use std::collections::BTreeSet;
+
+    /// Documents with more keys than queries, fewer, none, and rows of no document between them.
+    const Q: [i32; 6] = [3, 303, 303, 1003, 1010, 1500];
+    const K: [i32; 6] = [5, 405, 500, 600, 600, 1400];
+
+    fn problems() -> Vec<Problem<'static>> {
+        let varlen = Varlen::new(&Q, &K, 1600, 1400).expect("legal");
+        let mut problems = Vec::new();
+        for group in [1, 3, 4] {
+            for window in [None, NonZeroUsize::new(1), NonZeroUsize::new(200)] {
+                for causal in [true, false] {
+                    let mut attention = Attention::new(2 * group, 2, 128).expect("heads");
+                    if let Some(window) = window {
+                        attention = attention.with_window(window.get()).expect("window");
+                    }
+                    if !causal {
+                        attention = attention.non_causal();
+                    }
+                    problems.push(Problem::new(attention, varlen, DType::Bf16).expect("legal"));
+                }
+            }
+        }
+        problems
+    }
+
+    fn schedule(problem: &Problem<'_>) -> (Shape, Schedule) {
+        let shape = Shape::choose(DType::Bf16, 128, 163 * 1024);
+        (shape, Schedule::new(problem, &shape).expect("small"))
+    }
+
+    #[test]
+    fn every_query_row_is_in_one_tile() {
+        for problem in problems() {
+            let (shape, schedule) = schedule(&problem);
+            let group = problem.attention().group();
+            let mut seen = vec![0; 1600 * group];
+            for tile in &schedule.queries {
+                let rows = tile.queries as usize * group;
+                let begin = tile.begin as usize;
+                for row in begin..(begin + shape.forward_rows).min(rows) {
+                    seen[tile.query_row as usize * group + row] += 1;
+                }
+            }
+            assert!(seen.iter().all(|count| *count == 1), "{:?}", problem.attention());
+        }
+    }
+
+    #[test]
+    fn every_visible_key_is_in_one_tile_and_others_in_none() {
+        for problem in problems() {
+            let (shape, schedule) = schedule(&problem);
+            let mask = problem.attention().mask();
+            let mut expected = BTreeSet::new();
+            for s in problem.batch().segments() {
+                for i in 0..s.q_len {
+                    expected.extend(mask.keys(i, s.q_len, s.k_len).map(|j| (s.k_begin, j / shape.keys)));
+                }
+            }
+            let listed: Vec<_> = schedule
+                .keys
+                .iter()
+                .map(|tile| (tile.key_row as usize, tile.begin as usize / shape.keys))
+                .collect();
+            assert_eq!(listed.iter().copied().collect::<BTreeSet<_>>(), expected, "{mask:?}");
+            assert_eq!(listed.len(), expected.len(), "{mask:?}");
+        }
+    }
+
+    /// What keeps waiting from lasting for ever.
+    #[test]
+    fn key_tiles_of_a_document_ascend() {
+        for problem in problems() {
+            let (_, schedule) = schedule(&problem);
+            for (i, tile) in schedule.keys.iter().enumerate() {
+                let earlier = schedule.keys[..i].iter().filter(|other| other.key_row == tile.key_row);
+                assert!(earlier.clone().all(|other| other.begin < tile.begin), "{:?}", problem.attention());
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error_with_numbers() {
+        let ends = [0, i32::MAX - 2048];
+        let varlen = Varlen::new(&ends, &ends, ends[1] as usize, ends[1] as usize).expect("legal");
+        let attention = Attention::new(4, 1, 128).expect("heads");
+        let problem = Problem::new(attention, varlen, DType::Bf16).expect("legal");
+        let shape = Shape::choose(DType::Bf16, 128, 163 * 1024);
+        match Schedule::new(&problem, &shape) {
+            Err(CudaError::TooLarge { given, limit, .. }) => assert!(given > limit),
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -85,3 +85,26 @@ impl Shape {
         }
     }
 }
+
+// kernels/shape.cuh asserts the same numbers.
+const _: () = {
+    let (a, b, c) = (Shape::mma(64), Shape::mma(128), Shape::mma(256));
+    assert!(a.forward_shared == 32_768 && a.backward_shared == 165_888);
+    assert!(b.forward_shared == 65_536 && b.backward_shared == 164_864);
+    assert!(c.forward_shared == 98_304 && c.backward_shared == 147_968);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_devices_and_large_heads_take_the_ordinary_units() {
+        let choose = |dtype, head_dim, shared| Shape::choose(dtype, head_dim, shared).variant;
+        assert_eq!(choose(DType::Bf16, 65, 163 * 1024), Variant::Mma(128));
+        assert_eq!(choose(DType::F16, 64, 163 * 1024), Variant::Mma(64));
+        assert_eq!(choose(DType::Bf16, 128, 99 * 1024), Variant::Fma);
+        assert_eq!(choose(DType::Bf16, 257, 227 * 1024), Variant::Fma);
+        assert_eq!(choose(DType::F32, 64, 227 * 1024), Variant::Fma);
+    }
+}

@@ -43,8 +43,11 @@ impl Harness for Gpu {
     }
 }
 
+/// A rule of the suite and its name.
+type Rule = (&'static str, fn(&Gpu));
+
 fn main() {
-    let rules: &[(&str, fn(&Gpu))] = &[
+    let rules: &[Rule] = &[
         ("matches_the_oracle_in_f32", conformance::matches_the_oracle_in_f32),
         ("matches_the_oracle_in_f16", conformance::matches_the_oracle_in_f16),
         ("matches_the_oracle_in_bf16", conformance::matches_the_oracle_in_bf16),
@@ -65,7 +68,10 @@ fn main() {
         ("flush_rounds", conformance::flush_rounds),
         ("one_preparation_serves_all_layers", conformance::one_preparation_serves_all_layers),
         ("prepare_into_forgets_the_old_problem", conformance::prepare_into_forgets_the_old_problem),
-        ("scratch_may_lie_anywhere_and_hold_anything", conformance::scratch_may_lie_anywhere_and_hold_anything),
+        (
+            "scratch_may_lie_anywhere_and_hold_anything",
+            conformance::scratch_may_lie_anywhere_and_hold_anything,
+        ),
         ("forward_refuses_misfits", conformance::forward_refuses_misfits),
         ("backward_refuses_misfits", conformance::backward_refuses_misfits),
         ("gather_refuses_misfits", conformance::gather_refuses_misfits),

@@ -4,12 +4,12 @@ mod common;
 
 use common::gpu_test;
 use core::ffi::c_void;
+use libloading::Library;
 use microseq_core::dev::Random;
 use microseq_core::{
-    Attention, Backward, DType, Device, Forward, KvMut, KvRef, Layout, Pass, Plan, Problem, RowsMut, RowsRef, Varlen,
-    bf16,
+    Attention, Backward, DType, Device, Forward, KvMut, KvRef, Layout, Pass, Plan, Problem, RowsMut, RowsRef,
+    Varlen, bf16,
 };
-use libloading::Library;
 use microseq_cuda::{Buffer, Cuda, CudaError, DeviceRef, Prepared};
 
 fn main() {
@@ -121,7 +121,9 @@ fn many_documents_fit_one_step(cuda: Cuda) {
     let mut dv = Buffer::<f32>::zeros(stream, N * D).unwrap();
     let mut scratch = Buffer::<u8>::zeros(stream, cuda.scratch_bytes(&prepared, Pass::Backward)).unwrap();
     let dense = Layout::dense(N, 1, D);
-        let kv = KvRef::separate(RowsRef::new(dk_.view(), dense).unwrap(), RowsRef::new(dv_.view(), dense).unwrap()).unwrap();
+    let kv =
+        KvRef::separate(RowsRef::new(dk_.view(), dense).unwrap(), RowsRef::new(dv_.view(), dense).unwrap())
+            .unwrap();
     cuda.forward(
         &prepared,
         Forward {
