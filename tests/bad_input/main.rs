@@ -9,6 +9,7 @@ mod common;
 
 mod attention;
 mod device;
+mod extremes;
 mod gather;
 mod kind;
 mod operands;
