@@ -1,0 +1,141 @@
+//! Both passes of every CPU workload, in every element type, as a fraction of the machine's peak.
+//!
+//! `cargo bench --bench attention -- FILTER`, where a benchmark is called
+//! `cpu_one_doc/f32/forward`. The environment chooses the rest: `MICROSEQ_BENCH_DEVICE` (`cpu`),
+//! `MICROSEQ_BENCH_THREADS` (all by default) and `MICROSEQ_ISA`.
+//!
+//! Elements in criterion's report are floating-point operations, so Gelem/s is GFLOP/s.
+
+mod measure;
+
+#[path = "../examples/common/device.rs"]
+mod device;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use criterion::{Bencher, Criterion, Throughput};
+use device::DeviceName;
+use measure::layer::{Cut, Layer, Operands};
+use measure::peak::Instruction;
+use measure::workload::{self, Workload};
+use measure::{check, timing};
+use microseq::cpu::Cpu;
+use microseq::dev::{Harness, HostHarness};
+use microseq::{DType, Element, Pass, bf16, f16};
+use std::cell::RefCell;
+use std::env;
+use std::time::Duration;
+
+fn main() -> Result<()> {
+    let mut criterion = Criterion::default().sample_size(10).configure_from_args();
+    match device_name()? {
+        DeviceName::Cpu => {
+            let harness = device::cpu(threads()?)?;
+            for workload in workload::cpu()? {
+                typed::<f32>(&mut criterion, &harness, &workload)?;
+                typed::<bf16>(&mut criterion, &harness, &workload)?;
+                typed::<f16>(&mut criterion, &harness, &workload)?;
+            }
+        }
+    }
+    criterion.final_summary();
+    Ok(())
+}
+
+fn device_name() -> Result<DeviceName> {
+    let name = env::var("MICROSEQ_BENCH_DEVICE").unwrap_or_else(|_| "cpu".into());
+    DeviceName::from_str(&name, true).map_err(|reason| anyhow::anyhow!("MICROSEQ_BENCH_DEVICE: {reason}"))
+}
+
+fn threads() -> Result<Option<usize>> {
+    let Ok(threads) = env::var("MICROSEQ_BENCH_THREADS") else { return Ok(None) };
+    let count =
+        threads.parse().with_context(|| format!("MICROSEQ_BENCH_THREADS is {threads:?}, not a number"))?;
+    Ok(Some(count))
+}
+
+/// Both passes of a workload in one type.
+fn typed<E: Element>(
+    criterion: &mut Criterion,
+    harness: &HostHarness<Cpu>,
+    workload: &Workload,
+) -> Result<()> {
+    let plan = workload.plan()?;
+    let cut = Cut::new::<E>(harness, plan, workload.attention()?)?;
+    // Criterion alone knows which benchmarks its filter lets through: build and check the operands
+    // when the first of the two runs.
+    let layer = RefCell::new(None);
+    let mut group = criterion.benchmark_group(format!("{}/{}", workload.name, E::DTYPE));
+    for (name, pass) in [("forward", Pass::Forward), ("backward", Pass::Backward)] {
+        let flops = match pass {
+            Pass::Forward => cut.forward_flops(),
+            Pass::Backward => cut.backward_flops(),
+        };
+        group.throughput(Throughput::Elements(flops as u64));
+        let mut best = Duration::MAX;
+        group.bench_function(name, |bencher| {
+            let mut layer = layer.borrow_mut();
+            let layer = layer.get_or_insert_with(|| checked::<E>(harness, workload, &cut));
+            best = best.min(run(bencher, layer, &cut, pass));
+        });
+        if best < Duration::MAX {
+            report(flops / best.as_secs_f64() / 1e9, harness.device(), E::DTYPE)?;
+        }
+    }
+    group.finish();
+    Ok(())
+}
+
+type HostLayer<'h, E> = Layer<'h, HostHarness<Cpu>, E>;
+type HostCut<'p> = Cut<'p, HostHarness<Cpu>>;
+
+/// A layer whose results are right.
+fn checked<'h, E: Element>(
+    harness: &'h HostHarness<Cpu>,
+    workload: &Workload,
+    cut: &HostCut<'_>,
+) -> HostLayer<'h, E> {
+    let attention = workload.attention().expect("the workload has been planned");
+    let operands = Operands::random(&attention, cut.plan.tokens());
+    let mut layer = Layer::new(harness, attention, cut.plan.tokens(), &operands);
+    layer.reserve(cut);
+    check::check(&mut layer, cut).expect("only right results are measured");
+    layer
+}
+
+/// Measures a pass; returns the shortest time of one repetition.
+fn run<E: Element>(
+    bencher: &mut Bencher<'_>,
+    layer: &mut HostLayer<'_, E>,
+    cut: &HostCut<'_>,
+    pass: Pass,
+) -> Duration {
+    let mut best = Duration::MAX;
+    bencher.iter_custom(|repetitions| {
+        let mut sum = Duration::ZERO;
+        for _ in 0..repetitions {
+            let time = match pass {
+                Pass::Forward => timing::forward(layer, cut),
+                Pass::Backward => timing::backward(layer, cut),
+            };
+            let time = time.expect("the check ran the same calls");
+            best = best.min(time);
+            sum += time;
+        }
+        sum
+    });
+    best
+}
+
+/// Says how much of the peak, measured now, the best repetition reached. The best against the best:
+/// the peak is the best of some readings too.
+fn report(gflops: f64, device: &Cpu, dtype: DType) -> Result<()> {
+    let instruction = Instruction::of_cpu(device.isa(), dtype);
+    let peak = instruction.peak_gflops(device.threads())?;
+    println!(
+        "                        best {gflops:.1} GFLOP/s, {:.1}% of {peak:.1} ({instruction}, {} threads)",
+        100.0 * gflops / peak,
+        device.threads()
+    );
+    Ok(())
+}

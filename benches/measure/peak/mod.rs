@@ -1,0 +1,136 @@
+//! What the machine could do at most: multiply-adds on registers alone, for the instruction that a
+//! device's kernels use, on as many threads, in the same run.
+
+mod chains;
+
+use anyhow::{Result, ensure};
+use core::fmt;
+use microseq::DType;
+use microseq::cpu::Isa;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a thread computes for one reading.
+const READING: Duration = Duration::from_millis(40);
+/// Readings; the best counts, since everything that disturbs one makes it smaller.
+const READINGS: usize = 5;
+/// Instructions between two looks at the clock.
+const CHUNK: usize = 1 << 18;
+
+/// An instruction that multiplies and adds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Instruction {
+    /// f32 multiply-add, or a multiplication and an addition where the set has no fused one.
+    F32(Isa),
+    /// VDPBF16PS: 32 products of bf16, added in pairs to 16 sums in f32.
+    DotBf16,
+}
+
+impl fmt::Display for Instruction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::F32(isa) => write!(f, "{isa} f32 multiply-add"),
+            Self::DotBf16 => f.write_str("VDPBF16PS"),
+        }
+    }
+}
+
+impl Instruction {
+    /// What the CPU device multiplies with, on an instruction set, for elements of a type: today f32
+    /// for all of them. A device that gets another kernel says so here.
+    pub(crate) fn of_cpu(isa: Isa, dtype: DType) -> Self {
+        match dtype {
+            DType::F32 | DType::F16 | DType::Bf16 => Self::F32(isa),
+        }
+    }
+
+    /// Those that this machine has, for an overview.
+    pub(crate) fn available() -> Vec<Self> {
+        let isas = Isa::ALL.into_iter().filter(|isa| isa.available()).map(Self::F32);
+        isas.chain(dot_bf16_available().then_some(Self::DotBf16)).collect()
+    }
+
+    /// GFLOP/s of so many threads at once: the best of some readings.
+    ///
+    /// # Errors
+    /// A reading that no processor could give: the compiler removed the loop, or the machine was not
+    /// ours.
+    pub(crate) fn peak_gflops(self, threads: usize) -> Result<f64> {
+        let mut best: f64 = 0.0;
+        for _ in 0..READINGS {
+            best = best.max(self.reading(threads)?);
+        }
+        Ok(best)
+    }
+
+    /// All threads at the same time, each for as long.
+    fn reading(self, threads: usize) -> Result<f64> {
+        let start = Barrier::new(threads);
+        let rates: Vec<f64> = thread::scope(|scope| {
+            let run = || {
+                start.wait();
+                self.instructions_per_ns()
+            };
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("the loop does not panic")).collect()
+        });
+        for &rate in &rates {
+            // Four a cycle at 6 GHz is more than any processor has; 0.01 is a thousandth of one.
+            ensure!(
+                (0.01..24.0).contains(&rate),
+                "{self}: {rate} instructions a nanosecond cannot be, expected 0.01 to 24"
+            );
+        }
+        Ok(rates.iter().sum::<f64>() * self.flops())
+    }
+
+    /// Multiplications and additions of one instruction.
+    fn flops(self) -> f64 {
+        match self {
+            Self::F32(Isa::Portable) => 2.0 * chains::PORTABLE_LANES as f64,
+            Self::F32(Isa::Avx2) => 16.0,
+            Self::F32(Isa::Avx512) => 32.0,
+            Self::DotBf16 => 64.0,
+        }
+    }
+
+    fn instructions_per_ns(self) -> f64 {
+        let begin = Instant::now();
+        let mut instructions = 0;
+        while begin.elapsed() < READING {
+            instructions += self.run(CHUNK);
+        }
+        instructions as f64 / begin.elapsed().as_nanos() as f64
+    }
+
+    /// Runs at least so many instructions; returns how many.
+    fn run(self, instructions: usize) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        match self {
+            Self::F32(isa) => assert!(isa.available(), "{isa} is not available"),
+            Self::DotBf16 => assert!(dot_bf16_available(), "AVX512-BF16 is not available"),
+        }
+        match self {
+            Self::F32(Isa::Portable) => chains::portable(instructions),
+            // SAFETY: the machine has AVX2 and FMA, by the assertion above.
+            #[cfg(target_arch = "x86_64")]
+            Self::F32(Isa::Avx2) => unsafe { chains::avx2(instructions) },
+            // SAFETY: the machine has AVX-512 F, by the assertion above.
+            #[cfg(target_arch = "x86_64")]
+            Self::F32(Isa::Avx512) => unsafe { chains::avx512(instructions) },
+            // SAFETY: the machine has AVX-512 F and BF16, by the assertion above.
+            #[cfg(target_arch = "x86_64")]
+            Self::DotBf16 => unsafe { chains::dot_bf16(instructions) },
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => unreachable!("only x86-64 has {self}"),
+        }
+    }
+}
+
+fn dot_bf16_available() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return Isa::Avx512.available() && std::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
