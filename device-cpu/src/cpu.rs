@@ -1,10 +1,10 @@
 //! The device: checks operands, then hands blocks of work to the threads.
 
 use crate::copy::zip_rows;
-use crate::dispatch::{self, panel_rows};
+use crate::dispatch;
 use crate::kernel::softmax::Scoring;
 use crate::kernel::{backward, forward};
-use crate::scratch::{Carver, Sizes};
+use crate::scratch::{self, Carver};
 use crate::strided::{StridedMut, StridedRef};
 use crate::threads::{Queue, Threads};
 use crate::{CpuError, Isa, Prepared};
@@ -44,7 +44,7 @@ impl Cpu {
     }
 
     /// As [`new`](Cpu::new), with the instruction set that the environment variable `MICROSEQ_ISA`
-    /// names (`avx512`, `avx2`, `portable`), if it is set.
+    /// names (`avx512bf16`, `avx512`, `avx2`, `portable`), if it is set.
     ///
     /// # Errors
     /// [`CpuError::UnknownIsa`], [`CpuError::IsaUnavailable`].
@@ -102,7 +102,7 @@ impl Device for Cpu {
     }
 
     fn scratch_bytes(&self, prepared: &Prepared, pass: Pass) -> usize {
-        self.scratch(prepared, pass).total().unaligned()
+        self.scratch(prepared, pass).bytes()
     }
 
     fn gather_into<E: Element>(&self, operands: Gather<'_, '_, Host, E>) -> Result<(), CpuError> {
@@ -125,7 +125,7 @@ impl Device for Cpu {
         operands.check(&prepared.shape)?;
         self.check_prepared(prepared)?;
         let plan = self.scratch(prepared, Pass::Forward);
-        check_scratch(&plan, scratch)?;
+        plan.check(scratch)?;
 
         let (k, v) = StridedRef::kv(operands.kv);
         let operands = forward::Operands {
@@ -150,7 +150,7 @@ impl Device for Cpu {
         let kv_heads = prepared.shape.kv_heads;
         let queue = Queue::new(prepared.forward.len() * kv_heads);
         self.threads.run(plan.lanes, &|lane| {
-            let memory = memory.lane(lane, plan.lane.bytes());
+            let memory = memory.lane(lane, plan.lane);
             let block = |item: usize| {
                 let (rows, kv_head) = (&prepared.forward[item / kv_heads], item % kv_heads);
                 let document = prepared.rows(rows.document, kv_head);
@@ -178,7 +178,7 @@ impl Device for Cpu {
         operands.check(&prepared.shape)?;
         self.check_prepared(prepared)?;
         let plan = self.scratch(prepared, Pass::Backward);
-        check_scratch(&plan, scratch)?;
+        plan.check(scratch)?;
 
         let (k, v) = StridedRef::kv(operands.kv);
         let (dk, dv) = StridedMut::kv(operands.dkv);
@@ -202,10 +202,11 @@ impl Device for Cpu {
 
         let mut memory = Carver::new(scratch);
         let relays = Relays::carve(&mut memory, prepared);
+        relays.reset(prepared);
         let kv_heads = prepared.shape.kv_heads;
         let queue = Queue::new(prepared.backward.len() * kv_heads);
         self.threads.run(plan.lanes, &|lane| {
-            let memory = memory.lane(lane, plan.lane.bytes());
+            let memory = memory.lane(lane, plan.lane);
             let block = |item: usize| {
                 let (keys, kv_head) = (&prepared.backward[item / kv_heads], item % kv_heads);
                 let document = prepared.rows(keys.document, kv_head);
@@ -238,40 +239,38 @@ impl Device for Cpu {
 
 /// How a call's scratch is divided: what the lanes share, then a part for each.
 struct ScratchPlan {
-    shared: Sizes,
-    lane: Sizes,
+    shared: usize,
+    lane: usize,
     lanes: usize,
 }
 
 impl ScratchPlan {
-    fn total(&self) -> Sizes {
-        self.shared.with::<u8>(self.lane.bytes() * self.lanes)
+    /// Bytes to ask of a caller.
+    fn bytes(&self) -> usize {
+        match self.shared + self.lane * self.lanes {
+            0 => 0,
+            bytes => bytes + scratch::ALIGN - 1,
+        }
+    }
+
+    fn check(&self, scratch: &[u8]) -> Result<(), ShapeError> {
+        if scratch.len() < self.bytes() {
+            return Err(ShapeError::Scratch { expected: self.bytes(), given: scratch.len() });
+        }
+        Ok(())
     }
 }
 
 impl Cpu {
     fn scratch(&self, prepared: &Prepared, pass: Pass) -> ScratchPlan {
-        let (head_dim, rows) = (prepared.shape.head_dim, panel_rows(prepared.isa));
+        let geometry = prepared.geometry();
         let (shared, lane, blocks) = match pass {
-            Pass::Forward => {
-                let lane = forward::sizes(head_dim, prepared.forward_panels, rows);
-                (Sizes::default(), lane, prepared.forward.len())
-            }
-            Pass::Backward => {
-                (Relays::sizes(prepared), backward::sizes(head_dim, rows), prepared.backward.len())
-            }
+            Pass::Forward => (0, forward::bytes(&geometry, prepared.forward_panels), prepared.forward.len()),
+            Pass::Backward => (Relays::bytes(prepared), backward::bytes(&geometry), prepared.backward.len()),
         };
         let lanes = self.threads().min(blocks * prepared.shape.kv_heads);
         ScratchPlan { shared, lane, lanes }
     }
-}
-
-fn check_scratch(plan: &ScratchPlan, scratch: &[u8]) -> Result<(), ShapeError> {
-    let expected = plan.total().unaligned();
-    if scratch.len() < expected {
-        return Err(ShapeError::Scratch { expected, given: scratch.len() });
-    }
-    Ok(())
 }
 
 /// dq on its way, of all documents.
@@ -285,26 +284,29 @@ struct Relays {
 unsafe impl Sync for Relays {}
 
 impl Relays {
-    fn sizes(prepared: &Prepared) -> Sizes {
-        Sizes::default().with::<f32>(prepared.relay_elements).with::<AtomicU32>(prepared.relay_turns)
+    fn carve(memory: &mut Carver, prepared: &Prepared) -> Self {
+        Self { dq: memory.take(prepared.relay_elements), turns: memory.take(prepared.relay_turns) }
     }
 
-    /// Takes the memory; no turn has been taken yet.
-    fn carve(memory: &mut Carver, prepared: &Prepared) -> Self {
-        let dq = memory.take(prepared.relay_elements);
-        let turns: *mut AtomicU32 = memory.take(prepared.relay_turns);
+    fn bytes(prepared: &Prepared) -> usize {
+        let mut memory = Carver::counting();
+        Self::carve(&mut memory, prepared);
+        memory.used()
+    }
+
+    /// No turn has been taken yet.
+    fn reset(&self, prepared: &Prepared) {
         for turn in 0..prepared.relay_turns {
             // SAFETY: the array holds that many; any bytes are an `AtomicU32`.
-            unsafe { (*turns.add(turn)).store(0, Ordering::Relaxed) };
+            unsafe { (*self.turns.add(turn)).store(0, Ordering::Relaxed) };
         }
-        Self { dq, turns }
     }
 
     fn relay(&self, prepared: &Prepared, document: usize, kv_head: usize) -> Option<backward::Relay> {
         let document = &prepared.documents[document];
         let (dq, turn) = document.relay?;
         let block = kv_head * document.row_blocks;
-        let len = backward::relay_len(prepared.shape.head_dim, panel_rows(prepared.isa));
+        let len = backward::relay_len(&prepared.geometry());
         // SAFETY: the arrays were sized for every block of rows of every K/V head of such documents.
         unsafe {
             Some(backward::Relay { dq: self.dq.add(dq + block * len), turns: self.turns.add(turn + block) })

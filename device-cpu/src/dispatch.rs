@@ -1,25 +1,33 @@
 //! The kernels, instantiated for each instruction set: thin shells that enable it.
 
 use crate::Isa;
-use crate::kernel::{backward, forward};
+#[cfg(target_arch = "x86_64")]
+use crate::kernel::Bf16Pairs;
+use crate::kernel::{Geometry, Singles, backward, forward};
 use crate::scratch::Carver;
 use crate::simd::{Portable, Simd};
-use microseq_core::Element;
+use microseq_core::{DType, Element};
 
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
 
-/// Rows of a panel on an instruction set.
-pub(crate) fn panel_rows(isa: Isa) -> usize {
-    2 * match isa {
+/// Sizes of the kernels' arrays, for a call.
+pub(crate) fn geometry(isa: Isa, dtype: DType, head_dim: usize) -> Geometry {
+    let lanes = match isa {
         Isa::Portable => Portable::LANES,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => Avx2::LANES,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => Avx512::LANES,
+        Isa::Avx512 | Isa::Avx512Bf16 => Avx512::LANES,
         #[cfg(not(target_arch = "x86_64"))]
         _ => Portable::LANES,
-    }
+    };
+    Geometry::new(2 * lanes, if pairs(isa, dtype) { 2 } else { 1 }, head_dim)
+}
+
+/// Whether products are taken of pairs of bf16.
+pub(crate) fn pairs(isa: Isa, dtype: DType) -> bool {
+    isa == Isa::Avx512Bf16 && dtype == DType::Bf16
 }
 
 /// [`forward::run`] on an instruction set.
@@ -41,7 +49,11 @@ pub(crate) unsafe fn forward<E: Element>(
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => forward_avx2(operands, block, upcoming, panels, memory),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => forward_avx512(operands, block, upcoming, panels, memory),
+            Isa::Avx512Bf16 if pairs(isa, E::DTYPE) => {
+                forward_bf16_pairs(operands, block, upcoming, panels, memory)
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => forward_avx512(operands, block, upcoming, panels, memory),
             #[cfg(not(target_arch = "x86_64"))]
             _ => forward_portable(operands, block, upcoming, panels, memory),
         }
@@ -66,7 +78,9 @@ pub(crate) unsafe fn backward<E: Element>(
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => backward_avx2(operands, block, upcoming, memory),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => backward_avx512(operands, block, upcoming, memory),
+            Isa::Avx512Bf16 if pairs(isa, E::DTYPE) => backward_bf16_pairs(operands, block, upcoming, memory),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => backward_avx512(operands, block, upcoming, memory),
             #[cfg(not(target_arch = "x86_64"))]
             _ => backward_portable(operands, block, upcoming, memory),
         }
@@ -76,7 +90,7 @@ pub(crate) unsafe fn backward<E: Element>(
 /// Two shells for one instruction set. `$mr` values are broadcast at a time: as many as its registers
 /// hold accumulators for.
 macro_rules! shells {
-    ($simd:ty, $mr:literal, $forward:ident, $backward:ident $(, $features:literal)?) => {
+    ($simd:ty, $arithmetic:ty, $mr:literal, $forward:ident, $backward:ident $(, $features:literal)?) => {
         $(#[target_feature(enable = $features)])?
         unsafe fn $forward<E: Element>(
             operands: &forward::Operands<E>,
@@ -86,7 +100,7 @@ macro_rules! shells {
             memory: Carver,
         ) {
             // SAFETY: the caller's contract, passed on.
-            unsafe { forward::run::<$simd, E, $mr>(operands, block, upcoming, panels, memory) }
+            unsafe { forward::run::<$simd, $arithmetic, E, $mr>(operands, block, upcoming, panels, memory) }
         }
 
         $(#[target_feature(enable = $features)])?
@@ -97,13 +111,29 @@ macro_rules! shells {
             memory: Carver,
         ) {
             // SAFETY: the caller's contract, passed on.
-            unsafe { backward::run::<$simd, E, $mr>(operands, block, upcoming, memory) }
+            unsafe { backward::run::<$simd, $arithmetic, E, $mr>(operands, block, upcoming, memory) }
         }
     };
 }
 
-shells!(Portable, 4, forward_portable, backward_portable);
+shells!(Portable, Singles, 4, forward_portable, backward_portable);
 #[cfg(target_arch = "x86_64")]
-shells!(Avx2, 4, forward_avx2, backward_avx2, "avx2,fma,f16c");
+shells!(Avx2, Singles, 4, forward_avx2, backward_avx2, "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-shells!(Avx512, 8, forward_avx512, backward_avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
+shells!(
+    Avx512,
+    Singles,
+    8,
+    forward_avx512,
+    backward_avx512,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
+);
+#[cfg(target_arch = "x86_64")]
+shells!(
+    Avx512,
+    Bf16Pairs,
+    8,
+    forward_bf16_pairs,
+    backward_bf16_pairs,
+    "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
+);

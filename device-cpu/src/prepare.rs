@@ -1,9 +1,9 @@
 //! A problem's metadata: exact lists of work, longest first, shared by all layers and both passes.
 
 use crate::Isa;
-use crate::dispatch::panel_rows;
-use crate::kernel::backward::{ROW_PANELS, block_keys, relay_len, row_blocks_that_see};
-use crate::kernel::padded;
+use crate::dispatch;
+use crate::kernel::Geometry;
+use crate::kernel::backward::{block_keys, relay_len, row_blocks_that_see};
 use crate::kernel::rows::DocumentRows;
 use core::cmp::Reverse;
 use core::ops::Range;
@@ -90,6 +90,11 @@ impl Prepared {
         self.list_backward();
     }
 
+    /// The sizes of the kernels' arrays.
+    pub(crate) fn geometry(&self) -> Geometry {
+        dispatch::geometry(self.isa, self.shape.dtype, self.shape.head_dim)
+    }
+
     /// A document's rows, for one K/V head.
     pub(crate) fn rows(&self, document: usize, kv_head: usize) -> DocumentRows {
         let group = self.attention.group();
@@ -121,24 +126,26 @@ impl Prepared {
     }
 
     fn document(&mut self, segment: Segment) -> Document {
-        let (head_dim, lanes) = (self.shape.head_dim, panel_rows(self.isa));
+        let geometry = self.geometry();
         let rows = segment.q_len * self.attention.group();
-        let row_blocks = rows.div_ceil(ROW_PANELS * lanes);
-        let relay = (segment.k_len > block_keys(head_dim)).then_some((self.relay_elements, self.relay_turns));
+        let row_blocks = rows.div_ceil(geometry.row_block());
+        let relay = (segment.k_len > block_keys(self.shape.head_dim))
+            .then_some((self.relay_elements, self.relay_turns));
         if relay.is_some() {
             self.relay_turns += row_blocks * self.shape.kv_heads;
-            self.relay_elements += row_blocks * relay_len(head_dim, lanes) * self.shape.kv_heads;
+            self.relay_elements += row_blocks * relay_len(&geometry) * self.shape.kv_heads;
         }
         Document { segment, relay, row_blocks }
     }
 
     fn list_forward(&mut self, threads: usize) {
         self.forward.clear();
-        let panel = panel_rows(self.isa);
+        let geometry = self.geometry();
+        let panel = geometry.panel;
         let group = self.attention.group();
         let total: usize = self.documents.iter().map(|d| d.segment.q_len * group).sum();
         // As many rows as the cache takes, but enough blocks to keep every thread busy.
-        let cached = FORWARD_ELEMENTS / (padded(self.shape.head_dim) * panel);
+        let cached = FORWARD_ELEMENTS / (geometry.width * panel);
         let shared = total * self.shape.kv_heads / (4 * threads * panel);
         self.forward_panels = cached.min(shared).max(1);
         let step = self.forward_panels * panel;
@@ -157,7 +164,7 @@ impl Prepared {
     fn list_backward(&mut self) {
         self.backward.clear();
         let keys_of_block = block_keys(self.shape.head_dim);
-        let rows_of_block = ROW_PANELS * panel_rows(self.isa);
+        let rows_of_block = self.geometry().row_block();
         for document in 0..self.documents.len() {
             let rows = self.rows(document, 0);
             let blocks = rows.segment.k_len.div_ceil(keys_of_block);

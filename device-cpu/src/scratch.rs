@@ -1,10 +1,10 @@
 //! Working memory: lent as bytes, carved into aligned arrays.
 
 use core::mem::{align_of, size_of};
-use core::ptr::NonNull;
 use std::vec::Vec;
 
-/// Every array begins at a cache line, which is also a vector of the widest instruction set.
+/// Every array begins at a cache line, which is also a vector of the widest instruction set. A caller's
+/// memory may begin anywhere: a call asks for one less than this on top.
 pub(crate) const ALIGN: usize = 64;
 
 /// Scratch that a caller owns: grows to the largest size ever asked for and stays.
@@ -30,40 +30,19 @@ impl ScratchBuffer {
     }
 }
 
-/// Adds up the arrays that a call will [`Carver::take`], in the same order.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Sizes {
-    bytes: usize,
-}
-
-impl Sizes {
-    pub(crate) const fn with<T>(self, len: usize) -> Self {
-        Self { bytes: self.bytes + (len * size_of::<T>()).next_multiple_of(ALIGN) }
-    }
-
-    /// Bytes of one lane's arrays: a multiple of the alignment.
-    pub(crate) const fn bytes(self) -> usize {
-        self.bytes
-    }
-
-    /// Bytes to ask of a caller, whose memory may begin anywhere.
-    pub(crate) const fn unaligned(self) -> usize {
-        if self.bytes == 0 { 0 } else { self.bytes + ALIGN - 1 }
-    }
-}
-
-/// Exclusive memory being carved into arrays, from its begin.
+/// Exclusive memory being carved into arrays, from its begin; or a count of what such carving takes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Carver {
-    next: NonNull<u8>,
-    left: usize,
+    /// Null where it only counts.
+    begin: *mut u8,
+    used: usize,
+    limit: usize,
 }
 
 // SAFETY: a `Carver` stands for exclusive memory of bytes, like `&mut [u8]`; whoever sends it to
-// another thread sends that exclusive memory along (the contract of `Carver::new`).
+// another thread sends that exclusive memory along.
 unsafe impl Send for Carver {}
-// SAFETY: a shared `Carver` can only be copied; what a copy may be used for is the contract of
-// `Carver::split`.
+// SAFETY: a shared `Carver` can only be copied or divided; parts of different lanes are disjoint.
 unsafe impl Sync for Carver {}
 
 impl Carver {
@@ -71,32 +50,41 @@ impl Carver {
     pub(crate) fn new(bytes: &mut [u8]) -> Self {
         let skip = bytes.as_ptr().align_offset(ALIGN).min(bytes.len());
         let rest = &mut bytes[skip..];
-        Self { left: rest.len(), next: NonNull::from(rest).cast() }
+        Self { limit: rest.len(), begin: rest.as_mut_ptr(), used: 0 }
+    }
+
+    /// No memory: takes are counted, and the arrays must not be used.
+    pub(crate) const fn counting() -> Self {
+        Self { begin: core::ptr::null_mut(), used: 0, limit: usize::MAX }
+    }
+
+    /// Bytes taken so far: a multiple of the alignment.
+    pub(crate) const fn used(&self) -> usize {
+        self.used
     }
 
     /// Takes an array of `len` elements, of unspecified but initialised content.
     ///
     /// # Panics
-    /// Where the memory is used up: the caller sized it with [`Sizes`].
+    /// Where the memory is used up: the caller counted before.
     pub(crate) fn take<T: Plain>(&mut self, len: usize) -> *mut T {
         const { assert!(align_of::<T>() <= ALIGN) };
         let bytes = (len * size_of::<T>()).next_multiple_of(ALIGN);
-        assert!(bytes <= self.left, "scratch carved past its size");
-        let begin = self.next;
-        // SAFETY: `bytes <= left`, and `left` bytes from `next` on are one allocation.
-        self.next = unsafe { self.next.add(bytes) };
-        self.left -= bytes;
-        begin.cast().as_ptr()
+        assert!(bytes <= self.limit - self.used, "scratch carved past its size");
+        // Inside the memory, or a null that is never used.
+        let array = self.begin.wrapping_add(self.used);
+        self.used += bytes;
+        array.cast()
     }
 
-    /// The part of lane `lane`, where each has `bytes` bytes (a multiple of the alignment).
+    /// The part of lane `lane`, where each has `bytes` bytes (a multiple of the alignment), behind what
+    /// was taken so far.
     ///
     /// # Panics
     /// Where the memory is too small for that lane.
     pub(crate) fn lane(&self, lane: usize, bytes: usize) -> Self {
-        assert!((lane + 1) * bytes <= self.left, "scratch split past its size");
-        // SAFETY: in bounds by the assertion; `bytes` keeps the alignment.
-        Self { next: unsafe { self.next.add(lane * bytes) }, left: bytes }
+        assert!((lane + 1) * bytes <= self.limit - self.used, "scratch divided past its size");
+        Self { begin: self.begin.wrapping_add(self.used + lane * bytes), used: 0, limit: bytes }
     }
 }
 
@@ -108,7 +96,5 @@ pub(crate) unsafe trait Plain {}
 
 // SAFETY: every bit pattern is an f32.
 unsafe impl Plain for f32 {}
-// SAFETY: every bit pattern is a u8.
-unsafe impl Plain for u8 {}
 // SAFETY: an `AtomicU32` has the representation of a `u32`, of which every bit pattern is valid.
 unsafe impl Plain for core::sync::atomic::AtomicU32 {}

@@ -1,15 +1,21 @@
 //! The conformance suite of core over every instruction set of this machine.
 
+use microseq_core::DType;
 use microseq_core::dev::HostHarness;
 use microseq_core::dev::conformance;
 use microseq_cpu::{Cpu, Isa};
 
-/// dk and dv have the same bits for every cut into steps, in every type: the arithmetic is f32.
+/// dk and dv have the same bits for every cut into steps where rows are summed up one by one; where
+/// bf16 rows are multiplied in pairs, for cuts that part no pair.
 fn harness(isa: Isa) -> HostHarness<Cpu> {
     // Without rayon there is only the calling thread.
     let threads = if cfg!(feature = "rayon") { 2 } else { 1 };
     let cpu = Cpu::with_threads(threads).and_then(|cpu| cpu.with_isa(isa)).expect("threads and isa");
-    HostHarness::new(cpu).with_dkv_grain(|_| Some(1))
+    let grain: fn(DType) -> Option<usize> = match isa {
+        Isa::Avx512Bf16 => |dtype| Some(if dtype == DType::Bf16 { 2 } else { 1 }),
+        _ => |_| Some(1),
+    };
+    HostHarness::new(cpu).with_dkv_grain(grain)
 }
 
 #[test]
@@ -27,6 +33,12 @@ fn avx2_conforms() {
 #[cfg(target_arch = "x86_64")]
 fn avx512_conforms() {
     run_if_available(Isa::Avx512);
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn avx512bf16_conforms() {
+    run_if_available(Isa::Avx512Bf16);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -52,6 +64,7 @@ fn os_reports(isa: Isa) -> bool {
         Isa::Portable => &[],
         Isa::Avx2 => &["avx2", "fma", "f16c"],
         Isa::Avx512 => &["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"],
+        Isa::Avx512Bf16 => &["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"],
     };
     needed.iter().all(|flag| flags.contains(flag))
 }

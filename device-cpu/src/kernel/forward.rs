@@ -5,8 +5,8 @@
 
 use super::rows::DocumentRows;
 use super::softmax::{LaneSight, Running, Scoring, advance};
-use super::{CHUNK, KEYS, gemm, pack, padded};
-use crate::scratch::{Carver, Sizes};
+use super::{Arithmetic, CHUNK, Geometry, KEYS, gemm, pack, padded};
+use crate::scratch::Carver;
 use crate::simd::Simd;
 use crate::strided::{StridedMut, StridedRef};
 use microseq_core::Element;
@@ -33,13 +33,14 @@ pub(crate) struct Block {
 
 /// A lane's arrays.
 struct Arrays {
-    /// Panels of queries, `[panel][width][2 * LANES]`.
+    /// Panels of queries, `[panel][words][2 * LANES]`.
     q: *mut f32,
-    /// Panels of output, the same.
+    /// Panels of output, `[panel][width][2 * LANES]`.
     out: *mut f32,
     /// Running maxima and sums, `[panel][2 * LANES]` each.
     max: *mut f32,
     sum: *mut f32,
+    /// Tiles: keys by words of head_dim, values by words of keys.
     k: *mut f32,
     v: *mut f32,
     /// A panel's scores of a tile, `[KEYS][2 * LANES]`.
@@ -48,59 +49,55 @@ struct Arrays {
     rows: *mut f32,
 }
 
-/// Scratch of a lane, for blocks of up to `panels` panels of `lanes` rows.
-pub(crate) fn sizes(head_dim: usize, panels: usize, lanes: usize) -> Sizes {
-    let width = padded(head_dim);
-    Sizes::default()
-        .with::<f32>(panels * width * lanes)
-        .with::<f32>(panels * width * lanes)
-        .with::<f32>(panels * lanes)
-        .with::<f32>(panels * lanes)
-        .with::<f32>(width * KEYS)
-        .with::<f32>(width * KEYS)
-        .with::<f32>(KEYS * lanes)
-        .with::<f32>(width * lanes)
-}
-
 impl Arrays {
-    fn carve(mut memory: Carver, head_dim: usize, panels: usize, lanes: usize) -> Self {
-        let width = padded(head_dim);
+    /// For blocks of up to `panels` panels.
+    fn carve(memory: &mut Carver, geometry: &Geometry, panels: usize) -> Self {
+        let Geometry { panel, width, words, per_word } = *geometry;
         Self {
-            q: memory.take(panels * width * lanes),
-            out: memory.take(panels * width * lanes),
-            max: memory.take(panels * lanes),
-            sum: memory.take(panels * lanes),
-            k: memory.take(width * KEYS),
-            v: memory.take(width * KEYS),
-            scores: memory.take(KEYS * lanes),
-            rows: memory.take(width * lanes),
+            q: memory.take(panels * words * panel),
+            out: memory.take(panels * width * panel),
+            max: memory.take(panels * panel),
+            sum: memory.take(panels * panel),
+            k: memory.take(words * KEYS),
+            v: memory.take(width * KEYS / per_word),
+            scores: memory.take(KEYS * panel),
+            rows: memory.take(width * panel),
         }
     }
+}
+
+/// Bytes of scratch of a lane, for blocks of up to `panels` panels.
+pub(crate) fn bytes(geometry: &Geometry, panels: usize) -> usize {
+    let mut memory = Carver::counting();
+    Arrays::carve(&mut memory, geometry, panels);
+    memory.used()
 }
 
 /// Runs the pass over one block. `upcoming` is what this thread will do next, if it is known.
 ///
 /// # Safety
 /// As [`Simd`]; the documents and the heads are inside the operands' views, no other thread touches
-/// the block's rows of `out` and `lse`, and `memory` has [`sizes`] for blocks of this many panels and
+/// the block's rows of `out` and `lse`, and `memory` has [`bytes`] for blocks of this many panels and
 /// is this thread's alone.
 #[inline(always)]
-pub(crate) unsafe fn run<S: Simd, E: Element, const MR: usize>(
+pub(crate) unsafe fn run<S: Simd, A: Arithmetic<S>, E: Element, const MR: usize>(
     operands: &Operands<E>,
     block: &Block,
     upcoming: Option<&Block>,
     panels: usize,
-    memory: Carver,
+    mut memory: Carver,
 ) {
-    let arrays = Arrays::carve(memory, operands.head_dim, panels, 2 * S::LANES);
+    let geometry = Geometry::new(2 * S::LANES, A::PER_WORD, operands.head_dim);
+    let arrays = Arrays::carve(&mut memory, &geometry, panels);
     // SAFETY: the caller's contract, passed on.
     unsafe {
-        start::<S, E>(operands, block, &arrays);
+        start::<S, A, E>(operands, block, &geometry, &arrays);
         let sight = block.document.sight(block.begin, block.end);
         let mut tile = sight.first_begin / KEYS * KEYS;
         while tile < sight.last_end {
             let last = tile + KEYS >= sight.last_end;
-            attend_tile::<S, E, MR>(operands, block, upcoming.filter(|_| last), &arrays, tile);
+            let upcoming = upcoming.filter(|_| last);
+            attend_tile::<S, A, E, MR>(operands, block, upcoming, &geometry, &arrays, tile);
             tile += KEYS;
         }
         finish::<S, E>(operands, block, &arrays);
@@ -164,22 +161,21 @@ impl Block {
 /// # Safety
 /// As [`run`].
 #[inline(always)]
-unsafe fn start<S: Simd, E: Element>(operands: &Operands<E>, block: &Block, arrays: &Arrays) {
-    let (lanes, width) = (2 * S::LANES, padded(operands.head_dim));
+unsafe fn start<S: Simd, A: Arithmetic<S>, E: Element>(
+    operands: &Operands<E>,
+    block: &Block,
+    geometry: &Geometry,
+    arrays: &Arrays,
+) {
+    let Geometry { panel: lanes, width, words, .. } = *geometry;
     let mut panel = 0;
     while let Some((first, rows)) = block.panel::<S>(panel) {
         // SAFETY: the arrays hold the block's panels.
         unsafe {
-            pack::rows::<S, E>(
-                &block.document,
-                &operands.q,
-                first,
-                rows,
-                lanes,
-                operands.head_dim,
-                arrays.rows,
-            );
-            pack::to_lanes::<S>(arrays.rows, width, arrays.q.add(panel * width * lanes));
+            let (document, head_dim) = (&block.document, operands.head_dim);
+            let source = pack::Source { document, view: &operands.q, first, rows, head_dim };
+            pack::rows::<S, A, E>(source, lanes, words, arrays.rows);
+            pack::to_lanes::<S>(arrays.rows, words, arrays.q.add(panel * words * lanes));
             for i in (0..width * lanes).step_by(S::LANES) {
                 S::store(arrays.out.add(panel * width * lanes + i), S::splat(0.0));
             }
@@ -199,20 +195,26 @@ unsafe fn start<S: Simd, E: Element>(operands: &Operands<E>, block: &Block, arra
 /// # Safety
 /// As [`run`]; `tile` is a multiple of [`KEYS`] below the document's keys.
 #[inline(always)]
-unsafe fn attend_tile<S: Simd, E: Element, const MR: usize>(
+unsafe fn attend_tile<S: Simd, A: Arithmetic<S>, E: Element, const MR: usize>(
     operands: &Operands<E>,
     block: &Block,
     upcoming: Option<&Block>,
+    geometry: &Geometry,
     arrays: &Arrays,
     tile: usize,
 ) {
     let segment = &block.document.segment;
     let keys = KEYS.min(segment.k_len - tile);
-    let (first_key, head, head_dim) = (segment.k_begin + tile, block.kv_head, operands.head_dim);
+    let (first, head, head_dim) = (segment.k_begin + tile, block.kv_head, operands.head_dim);
     // SAFETY: the keys are the document's; the arrays hold tiles and panels.
     unsafe {
-        pack::tile::<S, E>(&operands.k, first_key, keys, head, head_dim, arrays.k);
-        pack::tile::<S, E>(&operands.v, first_key, keys, head, head_dim, arrays.v);
+        pack::tile::<S, A, E>(pack::Keys { view: &operands.k, first, keys, head, head_dim }, arrays.k);
+        let values = pack::Keys { view: &operands.v, first, keys, head, head_dim };
+        if A::PER_WORD == 1 {
+            pack::tile::<S, A, E>(values, arrays.v);
+        } else {
+            pack::pair_tile(values, arrays.v);
+        }
         let panels = (block.end - block.begin).div_ceil(2 * S::LANES);
         let mut panel = 0;
         while let Some((first, rows)) = block.panel::<S>(panel) {
@@ -225,7 +227,7 @@ unsafe fn attend_tile<S: Simd, E: Element, const MR: usize>(
             if !range.is_empty() {
                 let hidden = !sight.covers(tile, &range);
                 let mask = hidden.then(|| LaneSight::<S>::new(&block.document, first, rows, tile));
-                attend_panel::<S, MR>(&operands.scoring, head_dim, arrays, panel, range, mask.as_ref());
+                attend_panel::<S, A, MR>(operands, geometry, arrays, panel, range, mask.as_ref());
             }
             panel += 1;
         }
@@ -237,21 +239,22 @@ unsafe fn attend_tile<S: Simd, E: Element, const MR: usize>(
 /// # Safety
 /// As [`run`]; the tile is packed and `range` is inside it, its begin a multiple of `MR`.
 #[inline(always)]
-unsafe fn attend_panel<S: Simd, const MR: usize>(
-    scoring: &Scoring,
-    head_dim: usize,
+unsafe fn attend_panel<S: Simd, A: Arithmetic<S>, const MR: usize>(
+    operands: &Operands<impl Element>,
+    geometry: &Geometry,
     arrays: &Arrays,
     panel: usize,
     range: core::ops::Range<usize>,
     mask: Option<&LaneSight<S>>,
 ) {
-    let (lanes, width) = (2 * S::LANES, padded(head_dim));
+    let Geometry { panel: lanes, width, words, per_word } = *geometry;
+    let used = operands.head_dim.div_ceil(per_word);
     // SAFETY: MR divides KEYS and CHUNK, so groups of MR stay inside tile and panel.
     unsafe {
-        let q = arrays.q.add(panel * width * lanes);
+        let q = arrays.q.add(panel * words * lanes);
         for key in range.clone().step_by(MR) {
             let scores = arrays.scores.add(key * lanes);
-            gemm::scores::<S, MR>(arrays.k.add(key * CHUNK), KEYS * CHUNK, q, head_dim, scores);
+            gemm::scores::<S, A, MR>(arrays.k.add(key * CHUNK), KEYS * CHUNK, q, used, scores);
         }
 
         let mut factors = [S::splat(0.0); 2];
@@ -261,16 +264,24 @@ unsafe fn attend_panel<S: Simd, const MR: usize>(
                 arrays.sum.add(panel * lanes + half * S::LANES),
             );
             let mut state = Running { max: S::load(max), sum: S::load(sum) };
-            *factor = advance::<S>(scoring, mask, arrays.scores, range.clone(), half, &mut state);
+            *factor = advance::<S>(&operands.scoring, mask, arrays.scores, range.clone(), half, &mut state);
             S::store(max, state.max);
             S::store(sum, state.sum);
         }
 
         let p = arrays.scores.add(range.start * lanes);
+        let keys = range.len().next_multiple_of(per_word);
+        if per_word > 1 {
+            for i in (range.len() * lanes..keys * lanes).step_by(S::LANES) {
+                S::store(p.add(i), S::splat(0.0));
+            }
+            pack::fold_keys::<S, A>(p, keys, p);
+        }
         for column in (0..width).step_by(MR) {
-            let v = arrays.v.add(column / CHUNK * CHUNK * KEYS + range.start * CHUNK + column % CHUNK);
+            let chunk = arrays.v.add(column / CHUNK * CHUNK * (KEYS / per_word));
+            let v = chunk.add(range.start / per_word * CHUNK + column % CHUNK);
             let out = arrays.out.add((panel * width + column) * lanes);
-            gemm::add_keys::<S, MR>(v, p, range.len(), factors, out);
+            gemm::add_keys::<S, A, MR>(v, p, keys / per_word, factors, out);
         }
     }
 }

@@ -1,8 +1,9 @@
-//! The three products, as register tiles: `MR` broadcast values by two vectors of lanes.
+//! The three products, as register tiles: `MR` broadcast words by two vectors of lanes.
 //!
-//! Each accumulator is one chain of multiply-adds in the order that the loop says.
+//! Each accumulator is one chain of multiply-adds in the order that the loop says. Factors are words
+//! ([`Arithmetic`]), sums are f32.
 
-use super::CHUNK;
+use super::{Arithmetic, CHUNK};
 use crate::simd::Simd;
 
 /// Keys that [`add_keys`] takes in one go.
@@ -11,31 +12,31 @@ const UNROLL: usize = 4;
 /// `c[m][lane] = sum over k of a[m][k] * b[k][lane]`, k ascending: scores of `MR` keys with a panel.
 ///
 /// `a` points to `MR` rows of a packed tile, whose chunks are `chunk_stride` apart; `b` is a panel
-/// `[head_dim][2 * LANES]`; `c` is `[MR][2 * LANES]`.
+/// `[words][2 * LANES]`; `c` is `[MR][2 * LANES]`.
 ///
 /// # Safety
 /// As [`Simd`]; the pointers reach those elements, `c` to none of the others'.
 #[inline(always)]
-pub(crate) unsafe fn scores<S: Simd, const MR: usize>(
+pub(crate) unsafe fn scores<S: Simd, A: Arithmetic<S>, const MR: usize>(
     mut a: *const f32,
     chunk_stride: usize,
     mut b: *const f32,
-    head_dim: usize,
+    words: usize,
     c: *mut f32,
 ) {
-    // SAFETY: `k` runs over head_dim in steps of a chunk; the caller vouches for the pointers.
+    // SAFETY: `k` runs over the words in steps of a chunk; the caller vouches for the pointers.
     unsafe {
         let mut acc = [[S::splat(0.0); 2]; MR];
         // Whole chunks have a trip count that the compiler knows, so it unrolls them.
-        for _ in 0..head_dim / CHUNK {
+        for _ in 0..words / CHUNK {
             for k in 0..CHUNK {
-                score_step::<S, MR>(a.add(k), b.add(k * 2 * S::LANES), &mut acc);
+                score_step::<S, A, MR>(a.add(k), b.add(k * 2 * S::LANES), &mut acc);
             }
             a = a.add(chunk_stride);
             b = b.add(CHUNK * 2 * S::LANES);
         }
-        for k in 0..head_dim % CHUNK {
-            score_step::<S, MR>(a.add(k), b.add(k * 2 * S::LANES), &mut acc);
+        for k in 0..words % CHUNK {
+            score_step::<S, A, MR>(a.add(k), b.add(k * 2 * S::LANES), &mut acc);
         }
         for (m, acc) in acc.iter().enumerate() {
             S::store(c.add(m * 2 * S::LANES), acc[0]);
@@ -49,28 +50,32 @@ pub(crate) unsafe fn scores<S: Simd, const MR: usize>(
 /// # Safety
 /// As [`scores`].
 #[inline(always)]
-unsafe fn score_step<S: Simd, const MR: usize>(a: *const f32, b: *const f32, acc: &mut [[S::V; 2]; MR]) {
+unsafe fn score_step<S: Simd, A: Arithmetic<S>, const MR: usize>(
+    a: *const f32,
+    b: *const f32,
+    acc: &mut [[S::V; 2]; MR],
+) {
     // SAFETY: the caller vouches for the pointers.
     unsafe {
         let (b0, b1) = (S::load(b), S::load(b.add(S::LANES)));
         for (m, acc) in acc.iter_mut().enumerate() {
             let x = S::splat(*a.add(m * CHUNK));
-            acc[0] = S::fma(x, b0, acc[0]);
-            acc[1] = S::fma(x, b1, acc[1]);
+            acc[0] = A::multiply_add(x, b0, acc[0]);
+            acc[1] = A::multiply_add(x, b1, acc[1]);
         }
     }
 }
 
 /// `c[m][lane] = c[m][lane] * factor[lane] + sum over keys of a[key][m] * p[key][lane]`, keys
-/// ascending: `MR` elements of head_dim of a panel's output or dq.
+/// ascending, a word of them at a time: `MR` elements of head_dim of a panel's output or dq.
 ///
-/// `a` points to `MR` elements of the first key in a packed tile; `p` is `[keys][2 * LANES]`; `c` is
-/// `[MR][2 * LANES]`; `factor` is two vectors.
+/// `a` points to `MR` words of the first keys in a packed tile; `p` is `[keys][2 * LANES]`; `c` is
+/// `[MR][2 * LANES]`; `factor` is two vectors; `keys` counts words of keys.
 ///
 /// # Safety
 /// As [`Simd`]; the pointers reach those elements, `c` to none of the others'.
 #[inline(always)]
-pub(crate) unsafe fn add_keys<S: Simd, const MR: usize>(
+pub(crate) unsafe fn add_keys<S: Simd, A: Arithmetic<S>, const MR: usize>(
     mut a: *const f32,
     mut p: *const f32,
     keys: usize,
@@ -87,13 +92,13 @@ pub(crate) unsafe fn add_keys<S: Simd, const MR: usize>(
         // Groups have a trip count that the compiler knows, so it unrolls them.
         for _ in 0..keys / UNROLL {
             for key in 0..UNROLL {
-                key_step::<S, MR>(a.add(key * CHUNK), p.add(key * 2 * S::LANES), &mut acc);
+                key_step::<S, A, MR>(a.add(key * CHUNK), p.add(key * 2 * S::LANES), &mut acc);
             }
             a = a.add(UNROLL * CHUNK);
             p = p.add(UNROLL * 2 * S::LANES);
         }
         for key in 0..keys % UNROLL {
-            key_step::<S, MR>(a.add(key * CHUNK), p.add(key * 2 * S::LANES), &mut acc);
+            key_step::<S, A, MR>(a.add(key * CHUNK), p.add(key * 2 * S::LANES), &mut acc);
         }
         for (m, acc) in acc.iter().enumerate() {
             S::store(c.add(m * 2 * S::LANES), acc[0]);
@@ -107,29 +112,33 @@ pub(crate) unsafe fn add_keys<S: Simd, const MR: usize>(
 /// # Safety
 /// As [`add_keys`].
 #[inline(always)]
-unsafe fn key_step<S: Simd, const MR: usize>(a: *const f32, p: *const f32, acc: &mut [[S::V; 2]; MR]) {
+unsafe fn key_step<S: Simd, A: Arithmetic<S>, const MR: usize>(
+    a: *const f32,
+    p: *const f32,
+    acc: &mut [[S::V; 2]; MR],
+) {
     // SAFETY: the caller vouches for the pointers.
     unsafe {
         let (p0, p1) = (S::load(p), S::load(p.add(S::LANES)));
         for (m, acc) in acc.iter_mut().enumerate() {
             let x = S::splat(*a.add(m));
-            acc[0] = S::fma(x, p0, acc[0]);
-            acc[1] = S::fma(x, p1, acc[1]);
+            acc[0] = A::multiply_add(x, p0, acc[0]);
+            acc[1] = A::multiply_add(x, p1, acc[1]);
         }
     }
 }
 
 /// `c[key][column] += sum over rows of p[row of the panel][key] * b[row][column]`, panels and rows
-/// descending: `NR` vectors of `MR` keys' dk or dv.
+/// descending, a word of rows at a time: `NR` vectors of `MR` keys' dk or dv.
 ///
-/// `p` points to the first of the `MR` keys in the first panel's `[key][2 * LANES]`, panels
-/// `panel_stride` apart; `b` to the columns of the first panel's first row, rows `width` apart; `c`
-/// to those of the first key, keys `width` apart.
+/// `p` points to the first of the `MR` keys in the first panel's `[key][words of rows]`, panels
+/// `panel_stride` apart; `b` to the columns of the first panel's first word of rows, words of rows
+/// `width` apart; `c` to those of the first key, keys `width` apart.
 ///
 /// # Safety
 /// As [`Simd`]; the pointers reach those elements, `c` to none of the others'.
 #[inline(always)]
-pub(crate) unsafe fn add_rows<S: Simd, const MR: usize, const NR: usize>(
+pub(crate) unsafe fn add_rows<S: Simd, A: Arithmetic<S>, const MR: usize, const NR: usize>(
     p: *const f32,
     panel_stride: usize,
     panels: usize,
@@ -137,7 +146,7 @@ pub(crate) unsafe fn add_rows<S: Simd, const MR: usize, const NR: usize>(
     c: *mut f32,
     width: usize,
 ) {
-    let lanes = 2 * S::LANES;
+    let words = 2 * S::LANES / A::PER_WORD;
     // SAFETY: the caller vouches for the pointers.
     unsafe {
         let mut acc = [[S::splat(0.0); NR]; MR];
@@ -148,16 +157,16 @@ pub(crate) unsafe fn add_rows<S: Simd, const MR: usize, const NR: usize>(
         }
         for panel in (0..panels).rev() {
             let p = p.add(panel * panel_stride);
-            for lane in (0..lanes).rev() {
-                let b = b.add((panel * lanes + lane) * width);
+            for word in (0..words).rev() {
+                let b = b.add((panel * words + word) * width);
                 let mut row = [S::splat(0.0); NR];
                 for (n, row) in row.iter_mut().enumerate() {
                     *row = S::load(b.add(n * S::LANES));
                 }
                 for (m, acc) in acc.iter_mut().enumerate() {
-                    let x = S::splat(*p.add(m * lanes + lane));
+                    let x = S::splat(*p.add(m * words + word));
                     for (acc, row) in acc.iter_mut().zip(row) {
-                        *acc = S::fma(x, row, *acc);
+                        *acc = A::multiply_add(x, row, *acc);
                     }
                 }
             }

@@ -196,22 +196,29 @@ unsafe fn check_transpose<S: Simd>() {
 #[inline(always)]
 unsafe fn check_arithmetic<S: Simd>() {
     let a: Vec<f32> = (0..16).map(|i| (i as f32 - 7.3) * 1.7).collect();
-    let two = |f: fn(S::V, S::V) -> S::V| {
-        // SAFETY: the caller has the instruction set.
-        unsafe { map::<S>(&a, |v| f(v, S::splat(2.5))) }
+    /// Checks one operation of two vectors, the second holding 2.5, against the scalar one.
+    macro_rules! check {
+        ($operation:ident, $scalar:expr) => {
+            // SAFETY: the caller has the instruction set.
+            let given = unsafe { map::<S>(&a, |v| S::$operation(v, S::splat(2.5))) };
+            assert_eq!(given, a.iter().map($scalar).collect::<Vec<f32>>());
+        };
+    }
+    check!(add, |a| a + 2.5);
+    check!(sub, |a| a - 2.5);
+    check!(mul, |a| a * 2.5);
+    check!(div, |a| a / 2.5);
+    check!(max, |a| a.max(2.5));
+    // SAFETY: the caller has the instruction set.
+    let (rounded, smaller, fused) = unsafe {
+        let smaller = |v| S::where_less(v, S::splat(2.5), v, S::splat(2.5));
+        let fused = |v| S::fma(v, S::splat(2.5), v);
+        (map::<S>(&a, |v| S::round(v)), map::<S>(&a, smaller), map::<S>(&a, fused))
     };
-    let scalar = |f: fn(f32) -> f32| a.iter().map(|x| f(*x)).collect::<Vec<f32>>();
-    // SAFETY (of each closure): the caller has the instruction set.
-    assert_eq!(two(|a, b| unsafe { S::add(a, b) }), scalar(|a| a + 2.5));
-    assert_eq!(two(|a, b| unsafe { S::sub(a, b) }), scalar(|a| a - 2.5));
-    assert_eq!(two(|a, b| unsafe { S::mul(a, b) }), scalar(|a| a * 2.5));
-    assert_eq!(two(|a, b| unsafe { S::div(a, b) }), scalar(|a| a / 2.5));
-    assert_eq!(two(|a, b| unsafe { S::max(a, b) }), scalar(|a| a.max(2.5)));
-    assert_eq!(two(|a, _| unsafe { S::round(a) }), scalar(f32::round_ties_even));
-    assert_eq!(two(|a, b| unsafe { S::where_less(a, b, a, b) }), scalar(|a| if a < 2.5 { a } else { 2.5 }));
-    let fused = two(|a, b| unsafe { S::fma(a, b, a) });
-    for (given, a) in fused.iter().zip(&a) {
-        let (exact, rounded_twice) = (a.mul_add(2.5, *a), a * 2.5 + a);
-        assert!(*given == exact || *given == rounded_twice, "{a} * 2.5 + {a} = {given}");
+    for (i, x) in a.iter().enumerate() {
+        assert_eq!(rounded[i], x.round_ties_even());
+        assert_eq!(smaller[i], x.min(2.5));
+        let (exact, rounded_twice) = (x.mul_add(2.5, *x), x * 2.5 + x);
+        assert!(fused[i] == exact || fused[i] == rounded_twice, "{x} * 2.5 + {x} = {}", fused[i]);
     }
 }

@@ -1,0 +1,101 @@
+//! How products are taken: of single f32, or of pairs of bf16.
+
+use crate::simd::Simd;
+
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Avx512;
+#[cfg(target_arch = "x86_64")]
+use core::arch::x86_64::*;
+#[cfg(target_arch = "x86_64")]
+use core::mem::transmute;
+
+/// Multiply-adds of words.
+///
+/// # Safety
+/// Calling any function needs a CPU that has the instruction set.
+pub(crate) trait Arithmetic<S: Simd>: Copy + 'static {
+    /// Elements of a word.
+    const PER_WORD: usize;
+
+    /// `c +` the products of the elements of `a` and `b`, lane by lane.
+    unsafe fn multiply_add(a: S::V, b: S::V, c: S::V) -> S::V;
+
+    /// Words of pairs: rounds `first` and `second`, lane by lane.
+    unsafe fn pair(first: S::V, second: S::V) -> S::V;
+
+    /// Words of neighbouring lanes: rounds the lanes of `low`, then those of `high`.
+    unsafe fn neighbours(low: S::V, high: S::V) -> S::V;
+}
+
+/// Words of one f32.
+#[derive(Clone, Copy)]
+pub(crate) struct Singles;
+
+impl<S: Simd> Arithmetic<S> for Singles {
+    const PER_WORD: usize = 1;
+
+    #[inline(always)]
+    unsafe fn multiply_add(a: S::V, b: S::V, c: S::V) -> S::V {
+        // SAFETY: the caller has the instruction set.
+        unsafe { S::fma(a, b, c) }
+    }
+
+    unsafe fn pair(_: S::V, _: S::V) -> S::V {
+        unreachable!("words of one element are not made of pairs")
+    }
+
+    unsafe fn neighbours(_: S::V, _: S::V) -> S::V {
+        unreachable!("words of one element are not made of pairs")
+    }
+}
+
+/// Words of two bf16, multiplied by AVX512-BF16. Sums are f32; the instruction takes numbers below
+/// the normal ones for 0.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(crate) struct Bf16Pairs;
+
+#[cfg(target_arch = "x86_64")]
+impl Arithmetic<Avx512> for Bf16Pairs {
+    const PER_WORD: usize = 2;
+
+    #[inline(always)]
+    unsafe fn multiply_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: the caller has AVX512-BF16.
+        unsafe { _mm512_dpbf16_ps(c, bf16_words(a), bf16_words(b)) }
+    }
+
+    #[inline(always)]
+    unsafe fn pair(first: __m512, second: __m512) -> __m512 {
+        // SAFETY: the caller has AVX512-BF16.
+        unsafe {
+            let (first, second) = (round(first), round(second));
+            _mm512_castsi512_ps(_mm512_or_si512(first, _mm512_slli_epi32::<16>(second)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn neighbours(low: __m512, high: __m512) -> __m512 {
+        // SAFETY: the caller has AVX512-BF16; both types are 512 bits of any content.
+        unsafe { transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low)) }
+    }
+}
+
+/// The same bits, as 32 bf16.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn bf16_words(words: __m512) -> __m512bh {
+    // SAFETY: both types are 512 bits of any content.
+    unsafe { transmute::<__m512, __m512bh>(words) }
+}
+
+/// Rounds to bf16, each in the lower half of its lane.
+///
+/// # Safety
+/// The CPU has AVX512-BF16.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn round(v: __m512) -> __m512i {
+    // SAFETY: the caller has AVX512-BF16; the types transmuted are 256 bits of any content.
+    unsafe { _mm512_cvtepu16_epi32(transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v))) }
+}
