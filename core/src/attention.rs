@@ -1,6 +1,6 @@
 //! The attention operator: heads, mask, scale and softcap, checked once.
 
-use crate::Mask;
+use crate::{Layout, Mask};
 use core::num::NonZeroUsize;
 use thiserror::Error;
 
@@ -153,6 +153,22 @@ impl Attention {
     /// Elements of a head.
     pub const fn head_dim(&self) -> usize {
         self.head_dim
+    }
+
+    /// Dense queries, outputs and their gradients: `[rows, heads, head_dim]`.
+    pub const fn q_layout(&self, rows: usize) -> Layout {
+        Layout::dense(rows, self.heads, self.head_dim)
+    }
+
+    /// Dense packed keys and values, or their gradients: `[rows, 2 * kv_heads, head_dim]`.
+    pub const fn kv_layout(&self, rows: usize) -> Layout {
+        // heads is a multiple of kv_heads; twice as many of the latter may overflow: no memory fits.
+        Layout::dense(rows, self.kv_heads.saturating_mul(2), self.head_dim)
+    }
+
+    /// Dense logsumexps: `[heads, rows]`.
+    pub const fn lse_layout(&self, rows: usize) -> Layout {
+        Layout::lse(self.heads, rows)
     }
 
     /// Which keys a query sees.

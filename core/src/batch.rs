@@ -1,7 +1,7 @@
 //! What a device call covers: the documents of a step or of a varlen batch, under an operator.
 
 use crate::varlen::VarlenSegments;
-use crate::{Attention, DType, Mask, Segment, Segments, Step, Varlen};
+use crate::{Attention, DType, Element, Mask, Segment, Segments, Step, Varlen};
 use core::iter::FusedIterator;
 use thiserror::Error;
 
@@ -142,6 +142,14 @@ impl<'a> Problem<'a> {
             return Err(ProblemError::FutureKeys { document, document_end, window_end: step.end() });
         }
         Ok(Self { attention, batch, dtype })
+    }
+
+    /// Joins the two for elements of type `E`.
+    ///
+    /// # Errors
+    /// As [`Problem::new`].
+    pub fn of<E: Element>(attention: Attention, batch: impl Into<Batch<'a>>) -> Result<Self, ProblemError> {
+        Self::new(attention, batch, E::DTYPE)
     }
 
     /// The operator.

@@ -190,7 +190,9 @@ impl<S: Space, E: Element> Gather<'_, '_, S, E> {
             let from = share.k().layout();
             check_operand(Operand::From, &from, from.rows(), into.heads(), into.head_dim())?;
         }
-        let rows = self.from.iter().map(|share| share.k().layout().rows()).sum();
+        // Views that repeat a row may have more of them than can be added up.
+        let rows = self.from.iter().map(|share| share.k().layout().rows());
+        let rows = rows.fold(0, usize::saturating_add);
         check_operand(Operand::Into, &into, rows, into.heads(), into.head_dim())
     }
 }
@@ -255,7 +257,7 @@ pub trait Device {
     /// The memory that the device reaches.
     type Space: Space;
     /// What can go wrong; holds at least every [`ShapeError`].
-    type Error: core::error::Error + From<ShapeError> + 'static;
+    type Error: core::error::Error + From<ShapeError> + Send + Sync + 'static;
     /// A problem's metadata, ready for the kernels.
     type Prepared;
 

@@ -187,13 +187,7 @@ impl Layout {
             return Err(ViewError::ZeroHeadDim);
         }
         let Some(needed) = self.reach() else {
-            return Err(ViewError::Overflow {
-                offset: self.offset,
-                rows: self.rows,
-                row_stride: self.row_stride,
-                heads: self.heads,
-                head_stride: self.head_stride,
-            });
+            return Err(self.overflow());
         };
         if needed > len {
             return Err(ViewError::OutOfBounds { needed, given: len });
@@ -221,6 +215,16 @@ impl Layout {
         })
     }
 
+    const fn overflow(&self) -> ViewError {
+        ViewError::Overflow {
+            offset: self.offset,
+            rows: self.rows,
+            row_stride: self.row_stride,
+            heads: self.heads,
+            head_stride: self.head_stride,
+        }
+    }
+
     /// One behind the last element's place; where the view is empty, its offset.
     const fn reach(&self) -> Option<usize> {
         if self.rows == 0 {
@@ -236,14 +240,16 @@ impl Layout {
     /// The layout of some of the rows.
     ///
     /// # Errors
-    /// [`ViewError::Rows`].
+    /// [`ViewError::Rows`]; [`ViewError::Overflow`] for a layout that no memory was checked against.
     pub const fn narrow(mut self, rows: Range<usize>) -> Result<Self, ViewError> {
         if rows.start > rows.end || rows.end > self.rows {
             return Err(ViewError::Rows { begin: rows.start, end: rows.end, rows: self.rows });
         }
         // An empty part may begin behind the last row, where the product could pass the memory.
         if rows.start < rows.end {
-            self.offset += rows.start * self.row_stride;
+            let Some(skipped) = rows.start.checked_mul(self.row_stride) else { return Err(self.overflow()) };
+            let Some(offset) = self.offset.checked_add(skipped) else { return Err(self.overflow()) };
+            self.offset = offset;
         }
         self.rows = rows.end - rows.start;
         Ok(self)

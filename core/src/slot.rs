@@ -44,7 +44,7 @@ pub enum SlotError {
     },
     /// A forward step after the backward pass began.
     #[error(
-        "step {step} runs forward in a backward pass: expected the backward of the step that ends at row {expected}"
+        "step {step} runs forward in a backward pass: expected the backward of the step that ends at row {expected}, or a restart"
     )]
     ForwardInBackward {
         /// The step's number.

@@ -138,9 +138,26 @@ impl<'a> Step<'a> {
         if rank >= ranks {
             return Err(StepError::RankOutOfRange { rank, ranks });
         }
+        Ok(self.part(rank, ranks))
+    }
+
+    /// Part `rank` of `ranks`, which is one of them.
+    const fn part(&self, rank: usize, ranks: usize) -> Self {
         let begin = self.begin + part(self.end - self.begin, rank, ranks);
         let end = self.begin + part(self.end - self.begin, rank + 1, ranks);
-        Ok(self.narrowed(begin, end))
+        self.narrowed(begin, end)
+    }
+
+    /// The [`share`](Step::share)s of all ranks, in rank order.
+    ///
+    /// # Errors
+    /// [`StepError::ZeroRanks`].
+    pub fn shares(&self, ranks: usize) -> Result<impl ExactSizeIterator<Item = Self> + use<'a>, StepError> {
+        if ranks == 0 {
+            return Err(StepError::ZeroRanks);
+        }
+        let step = *self;
+        Ok((0..ranks).map(move |rank| step.part(rank, ranks)))
     }
 
     /// The documents that touch `[begin, end)`, a part of this step's rows.

@@ -69,6 +69,14 @@ impl<'a, S: Space, T: Scalar> RowsRef<'a, S, T> {
 }
 
 impl<'a, T: Scalar> RowsRef<'a, Host, T> {
+    /// As [`RowsRef::new`], over a slice or what derefs to one.
+    ///
+    /// # Errors
+    /// As [`RowsRef::new`].
+    pub fn of_slice(memory: &'a [T], layout: Layout) -> Result<Self, ViewError> {
+        Self::new(memory, layout)
+    }
+
     /// The elements of a head of a row.
     ///
     /// # Panics
@@ -125,7 +133,15 @@ impl<'a, S: Space, T: Scalar> RowsMut<'a, S, T> {
     }
 }
 
-impl<T: Scalar> RowsMut<'_, Host, T> {
+impl<'a, T: Scalar> RowsMut<'a, Host, T> {
+    /// As [`RowsMut::new`], over a slice or what derefs to one.
+    ///
+    /// # Errors
+    /// As [`RowsMut::new`].
+    pub fn of_slice(memory: &'a mut [T], layout: Layout) -> Result<Self, ViewError> {
+        Self::new(memory, layout)
+    }
+
     /// The elements of a head of a row.
     ///
     /// # Panics

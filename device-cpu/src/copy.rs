@@ -20,6 +20,9 @@ pub(crate) fn zip_rows<A: Scalar, B: Scalar>(
 ) {
     let layout = from.k().layout();
     let (rows, heads, head_dim) = (layout.rows(), layout.heads(), layout.head_dim());
+    if rows == 0 {
+        return; // Nothing says that the elements of a row could be counted.
+    }
     let step = (PIECE / (heads * head_dim)).max(1);
     let queue = Queue::new(rows.div_ceil(step));
     let lanes = threads.count().min(rows.div_ceil(step));

@@ -9,7 +9,6 @@ use microseq::{
 
 /// Shares that repeat a row so often that their rows, added up, wrap around to those of the slot.
 #[test]
-#[ignore = "known bug: `Gather::check` adds rows up without overflow checks"]
 fn a_gather_of_more_rows_than_can_be_counted() {
     let from = [0.0f32; 16];
     let mut into = pattern::<f32>(64);
@@ -28,7 +27,6 @@ fn a_gather_of_more_rows_than_can_be_counted() {
 
 /// No rows, of heads so large that a row's elements cannot be counted: nothing to do.
 #[test]
-#[ignore = "known bug: the CPU device multiplies heads and head_dim of a view without rows"]
 fn accumulating_no_rows_of_uncountable_heads() {
     let from = [0.0f32; 4];
     let mut into = pattern::<f32>(4);
@@ -42,7 +40,6 @@ fn accumulating_no_rows_of_uncountable_heads() {
 
 /// A layout that no memory was checked against.
 #[test]
-#[ignore = "known bug: `Layout::narrow` multiplies without overflow checks"]
 fn narrowing_a_layout_that_overflows() {
     let layout = Layout::dense(10, 1, 1).with_row_stride(usize::MAX);
     match layout.narrow(5..6) {
