@@ -29,6 +29,11 @@ pub(crate) fn cpu() -> Result<Vec<Workload>> {
     Ok(read()?.cpu)
 }
 
+/// The workloads that are sized for a GPU.
+pub(crate) fn gpu() -> Result<Vec<Workload>> {
+    Ok(read()?.gpu)
+}
+
 /// The workload of a name; those sized for a GPU have one too.
 pub(crate) fn named(name: &str) -> Result<Workload> {
     let Workloads { cpu, gpu } = read()?;

@@ -37,18 +37,19 @@ impl fmt::Display for Instruction {
 }
 
 impl Instruction {
-    /// What the CPU device multiplies with, on an instruction set, for elements of a type: today f32
-    /// for all of them. A device that gets another kernel says so here.
+    /// What the CPU device multiplies with, on an instruction set, for elements of a type.
     pub(crate) fn of_cpu(isa: Isa, dtype: DType) -> Self {
-        match dtype {
-            DType::F32 | DType::F16 | DType::Bf16 => Self::F32(isa),
+        match (isa, dtype) {
+            (Isa::Avx512Bf16, DType::Bf16) => Self::DotBf16,
+            (Isa::Avx512Bf16, _) => Self::F32(Isa::Avx512),
+            _ => Self::F32(isa),
         }
     }
 
     /// Those that this machine has, for an overview.
     pub(crate) fn available() -> Vec<Self> {
-        let isas = Isa::ALL.into_iter().filter(|isa| isa.available()).map(Self::F32);
-        isas.chain(dot_bf16_available().then_some(Self::DotBf16)).collect()
+        let isas = Isa::ALL.into_iter().filter(|isa| isa.available());
+        isas.map(|isa| if isa == Isa::Avx512Bf16 { Self::DotBf16 } else { Self::F32(isa) }).collect()
     }
 
     /// GFLOP/s of so many threads at once: the best of some readings.
@@ -90,7 +91,7 @@ impl Instruction {
         match self {
             Self::F32(Isa::Portable) => 2.0 * chains::PORTABLE_LANES as f64,
             Self::F32(Isa::Avx2) => 16.0,
-            Self::F32(Isa::Avx512) => 32.0,
+            Self::F32(Isa::Avx512 | Isa::Avx512Bf16) => 32.0,
             Self::DotBf16 => 64.0,
         }
     }
@@ -106,11 +107,11 @@ impl Instruction {
 
     /// Runs at least so many instructions; returns how many.
     fn run(self, instructions: usize) -> usize {
-        #[cfg(target_arch = "x86_64")]
-        match self {
-            Self::F32(isa) => assert!(isa.available(), "{isa} is not available"),
-            Self::DotBf16 => assert!(dot_bf16_available(), "AVX512-BF16 is not available"),
-        }
+        let isa = match self {
+            Self::F32(isa) => isa,
+            Self::DotBf16 => Isa::Avx512Bf16,
+        };
+        assert!(isa.available(), "{isa} is not available");
         match self {
             Self::F32(Isa::Portable) => chains::portable(instructions),
             // SAFETY: the machine has AVX2 and FMA, by the assertion above.
@@ -118,7 +119,7 @@ impl Instruction {
             Self::F32(Isa::Avx2) => unsafe { chains::avx2(instructions) },
             // SAFETY: the machine has AVX-512 F, by the assertion above.
             #[cfg(target_arch = "x86_64")]
-            Self::F32(Isa::Avx512) => unsafe { chains::avx512(instructions) },
+            Self::F32(Isa::Avx512 | Isa::Avx512Bf16) => unsafe { chains::avx512(instructions) },
             // SAFETY: the machine has AVX-512 F and BF16, by the assertion above.
             #[cfg(target_arch = "x86_64")]
             Self::DotBf16 => unsafe { chains::dot_bf16(instructions) },
@@ -126,11 +127,4 @@ impl Instruction {
             _ => unreachable!("only x86-64 has {self}"),
         }
     }
-}
-
-fn dot_bf16_available() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return Isa::Avx512.available() && std::is_x86_feature_detected!("avx512bf16");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
 }
