@@ -1,15 +1,18 @@
 //! The CPU device of microseq: packed attention, forward and backward, on multithreaded SIMD.
 //!
 //! f32, f16 and bf16; every head_dim from 1 to 512; multi-head, grouped and multi-query; causal,
-//! non-causal, window, scale and softcap. All arithmetic is f32.
+//! non-causal, window, scale and softcap. Sums are f32; products are too, but for bf16 on AVX512-BF16,
+//! which multiplies pairs of bf16 (probabilities and their gradients are rounded for it).
 //!
 //! # What it promises
 //!
 //! - `out`, `lse` and `dq` of a document have the same bits whatever is packed around it, wherever it
 //!   lies, however the sequence is cut into steps and ranks, and for any number of threads, as long as
 //!   its values are finite.
-//! - So have `dk` and `dv`, in every element type: the arithmetic is f32 and sums up rows one by one,
-//!   from the last to the first.
+//! - So have `dk` and `dv`: rows are summed up one by one, from the last to the first, in f32. The one
+//!   exception is bf16 on AVX512-BF16, which sums up pairs of rows, a row being a token and a query head
+//!   of a group: where heads / kv_heads is odd, a cut into steps at an odd row of a document parts a
+//!   pair, and may change the last bits.
 //! - The bits may differ from one instruction set to another.
 //! - No call allocates: ask [`Device::scratch_bytes`](microseq_core::Device::scratch_bytes) and lend
 //!   that much; [`ScratchBuffer`] keeps it for you. (rayon itself allocates now and then when a call
