@@ -30,7 +30,7 @@ if pathlib.Path(sys.prefix) != VENV.parent.parent:
     # numpy is in the virtual environment.
     os.execv(VENV, [str(VENV), *sys.argv])
 
-from data import agrees, cut, flops, redraw, write_operands  # noqa: E402 (numpy, see above)
+from data import cut, flops, problem, redraw, write_operands  # noqa: E402 (numpy, see above)
 from report import ratios, table  # noqa: E402
 
 WORKLOADS = HERE.parent / "workloads.json"
@@ -94,10 +94,10 @@ def line_up(rivals, workload, dtype, operands, folder):
         for way in (way for way in rival.hello["ways"] if way != "peak"):
             path = expected if rival.label == "microseq" else given
             answer = rival.ask(request(workload, dtype, way, packings, operands, path))
-            problem = answer.get("error") or agrees(expected, path, TOLERANCES[dtype])
-            if problem:
-                refused.append({"rival": rival.label, "way": way, "why": problem})
-                print(f"  {rival.label} {way} is left out: {problem}", file=sys.stderr)
+            why = answer.get("error") or problem(workload, expected, path, TOLERANCES[dtype])
+            if why:
+                refused.append({"rival": rival.label, "way": way, "why": why})
+                print(f"  {rival.label} {way} is left out: {why}", file=sys.stderr)
             else:
                 contenders.append(Contender(rival, way))
     return contenders, refused

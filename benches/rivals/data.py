@@ -37,12 +37,17 @@ def write_operands(path, workload):
     numpy.random.default_rng(1).standard_normal(size, dtype="<f4").tofile(path)
 
 
-def agrees(expected, given, tolerance):
-    """Whether results are near; `given` may hold `out` alone."""
+def problem(workload, expected, given, tolerance):
+    """What is wrong with results, if anything; `given` may hold `out` alone."""
+    query = sum(workload["lengths"]) * workload["heads"] * workload["head_dim"]
+    key = query // workload["heads"] * workload["kv_heads"]
+    names, ends = ("out", "dq", "dk", "dv"), numpy.cumsum([query, query, key, key])
     a, b = (numpy.fromfile(path, dtype="<f4").astype("f8") for path in (expected, given))
-    if not 0 < b.size <= a.size:
-        return f"{b.size} numbers, expected up to {a.size}"
-    a = a[: b.size]
-    distance = ((a - b) ** 2).mean() ** 0.5
-    magnitude = ((a * a + b * b) / 2).mean() ** 0.5
-    return None if distance <= tolerance * magnitude else f"rms {distance:.2e}, magnitude {magnitude:.2e}"
+    if b.size not in (ends[0], ends[-1]):
+        return f"{b.size} numbers, expected {ends[0]} or {ends[-1]}"
+    for name, x, y in zip(names, numpy.split(a, ends[:-1]), numpy.split(b, ends[:-1])):
+        distance = ((x[: y.size] - y) ** 2).mean() ** 0.5 if y.size else 0
+        magnitude = ((x * x).mean() / 2 + (y * y).mean() / 2) ** 0.5 if y.size else 0
+        if not distance <= tolerance * magnitude:
+            return f"{name} is off: rms {distance:.2e}, magnitude {magnitude:.2e}"
+    return None

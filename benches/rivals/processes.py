@@ -40,7 +40,9 @@ class Rival:
 
 def start(threads, with_rust):
     count = str(threads)
-    environment = {"RAYON_NUM_THREADS": count, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+    variables = ("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    # An error is one line of an answer: no backtraces.
+    environment = {**dict.fromkeys(variables, count), "RUST_BACKTRACE": "0"}
     python = os.environ.get("PYTHON", str(VENV))
     torch = [python, str(HERE / "torch_rival.py")]
     torch_environment = dict(environment)

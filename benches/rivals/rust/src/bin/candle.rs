@@ -2,15 +2,17 @@
 //!
 //! - `fused_loop`: its fused op, a call for each document. It gives no gradient.
 //! - `fused_varlen`: its fused op over packed documents, a call for each step. No gradient either.
-//! - `unfused`: its op over packed documents from matrix products and a softmax, with autograd.
+//! - `unfused`: matrix products and a softmax, a round for each document, with autograd. (Its own unfused
+//!   op over packed documents cuts the gradient too.)
 //!
-//! Favours: leaves are laid out beforehand, and adding up the gradients of K and V over steps is not
+//! Favours: leaves and masks are laid out beforehand, and adding up the gradients of K and V over steps is not
 //! timed.
 
 use anyhow::{Context, Result, bail};
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{D, DType, Device, Tensor, Var};
 use candle_nn::attention::cpu_flash::varlen::flash_attn_varlen_cpu;
-use candle_nn::attention::{AttnMask, flash_attn, flash_attn_varlen_unfused};
+use candle_nn::attention::{AttnMask, flash_attn};
+use candle_nn::ops::softmax;
 use core::ops::Range;
 use half::{bf16, f16};
 use microseq_rivals::{Answer, Call, Hello, Packing, Request, Results, serve, timed};
@@ -135,13 +137,15 @@ fn longest(calls: &[Call]) -> (usize, usize) {
     (q.unwrap_or(0), k.unwrap_or(0))
 }
 
-/// A step's leaves and what its backward starts from.
-struct Leaves<'a> {
-    calls: &'a [Call],
+/// A call's leaves, heads first, and what its backward starts from.
+struct Leaves {
+    call: Call,
     q: Var,
     k: Var,
     v: Var,
     dout: Tensor,
+    /// 0 where a query sees a key, else minus infinity: `[q_rows, k_rows]`.
+    mask: Tensor,
 }
 
 fn with_gradient(request: &Request) -> Result<Answer> {
@@ -149,76 +153,94 @@ fn with_gradient(request: &Request) -> Result<Answer> {
     let mut answer = Answer::default();
     let mut results = Results::default();
     for packing in &request.packings {
-        let steps: Vec<_> =
-            packing.steps.iter().map(|calls| leaves(&tensors, calls)).collect::<Result<_>>()?;
+        let calls = packing.steps.iter().flatten();
+        let calls: Vec<_> = calls.map(|call| leaves(&tensors, call)).collect::<Result<_>>()?;
         let (time, outs) =
-            timed(|| steps.iter().map(|step| unfused(request, step)).collect::<Result<Vec<_>>>())?;
+            timed(|| calls.iter().map(|call| unfused(request, call)).collect::<Result<Vec<_>>>())?;
         answer.forward_ms.push(time);
-        let (time, gradients) = timed(|| backward(&steps, &outs))?;
+        let (time, gradients) =
+            timed(|| calls.iter().zip(&outs).map(|(call, out)| backward(call, out)).collect())?;
         answer.backward_ms.push(time);
         if request.results.is_some() {
-            results = gather(&tensors, &steps, &outs, &gradients)?;
+            results = gather(request, &tensors, &calls, outs, gradients)?;
         }
     }
     request.write(&results)?;
     Ok(answer)
 }
 
-fn leaves<'a>(tensors: &Tensors, calls: &'a Vec<Call>) -> Result<Leaves<'a>> {
-    let (q, window) = extent(calls)?;
-    let leaf = |tensor: &Tensor, range: Range<usize>| {
-        Ok::<_, anyhow::Error>(Var::from_tensor(&rows(tensor, range)?)?)
+fn leaves(tensors: &Tensors, call: &Call) -> Result<Leaves> {
+    let part = |tensor: &Tensor, range: Range<usize>| -> Result<Tensor> {
+        Ok(rows(tensor, range)?.transpose(0, 1)?.contiguous()?)
     };
     Ok(Leaves {
-        calls,
-        q: leaf(&tensors.q, q.clone())?,
-        k: leaf(&tensors.k, window.clone())?,
-        v: leaf(&tensors.v, window)?,
-        dout: rows(&tensors.dout, q)?,
+        call: *call,
+        q: Var::from_tensor(&part(&tensors.q, call.q())?)?,
+        k: Var::from_tensor(&part(&tensors.k, call.k())?)?,
+        v: Var::from_tensor(&part(&tensors.v, call.k())?)?,
+        dout: part(&tensors.dout, call.q())?,
+        mask: mask(call, tensors.q.dtype())?,
     })
 }
 
-fn unfused(request: &Request, step: &Leaves<'_>) -> Result<Tensor> {
-    let q_lens = seqlens(step.calls.iter().map(|call| call.q().len()))?;
-    let k_lens = seqlens(step.calls.iter().map(|call| call.k().len()))?;
-    let (max_q, max_k) = longest(step.calls);
-    let (q, k, v) = (&step.q, &step.k, &step.v);
-    let scale = request.scale() as f32;
-    Ok(flash_attn_varlen_unfused(q, k, v, None, &q_lens, &k_lens, max_q, max_k, scale, true, None, None)?)
+fn mask(call: &Call, dtype: DType) -> Result<Tensor> {
+    let (q_len, k_len) = (call.q().len(), call.k().len());
+    let past = k_len - q_len;
+    let hidden = |at: usize| if at % k_len > at / k_len + past { f32::NEG_INFINITY } else { 0.0 };
+    let mask: Vec<f32> = (0..q_len * k_len).map(hidden).collect();
+    Ok(Tensor::from_vec(mask, (q_len, k_len), &Device::Cpu)?.to_dtype(dtype)?)
 }
 
-/// dq, dk, dv of each step.
-fn backward(steps: &[Leaves<'_>], outs: &[Tensor]) -> Result<Vec<[Tensor; 3]>> {
-    let step = |(step, out): (&Leaves<'_>, &Tensor)| -> Result<[Tensor; 3]> {
-        let gradients = (out * &step.dout)?.sum_all()?.backward()?;
-        let of = |leaf: &Var| gradients.get(leaf).cloned().context("the op cuts the gradient");
-        Ok([of(&step.q)?, of(&step.k)?, of(&step.v)?])
-    };
-    steps.iter().zip(outs).map(step).collect()
+/// Attention from matrix products and a softmax. The queries that share a K/V head are rows of one
+/// product, so no K/V head is copied.
+fn unfused(request: &Request, call: &Leaves) -> Result<Tensor> {
+    let (heads, kv_heads, head_dim) = (request.heads, request.kv_heads, request.head_dim);
+    let (q_len, k_len) = (call.call.q().len(), call.call.k().len());
+    let grouped = heads / kv_heads * q_len;
+    let q = (call.q.as_tensor() * request.scale())?.reshape((kv_heads, grouped, head_dim))?;
+    let scores = q.matmul(&call.k.t()?)?.reshape((heads, q_len, k_len))?.broadcast_add(&call.mask)?;
+    let weights = softmax(&scores, D::Minus1)?.reshape((kv_heads, grouped, k_len))?;
+    Ok(weights.matmul(&call.v)?.reshape((heads, q_len, head_dim))?)
 }
 
-/// Lays the steps' results into whole tensors.
+/// dq, dk, dv.
+fn backward(call: &Leaves, out: &Tensor) -> Result<[Tensor; 3]> {
+    let gradients = (out * &call.dout)?.sum_all()?.backward()?;
+    let of = |leaf: &Var| gradients.get(leaf).cloned().context("the op cuts the gradient");
+    Ok([of(&call.q)?, of(&call.k)?, of(&call.v)?])
+}
+
+/// Lays the calls' results into whole tensors.
 fn gather(
+    request: &Request,
     tensors: &Tensors,
-    steps: &[Leaves<'_>],
-    outs: &[Tensor],
-    gradients: &[[Tensor; 3]],
+    calls: &[Leaves],
+    outs: Vec<Tensor>,
+    gradients: Vec<[Tensor; 3]>,
 ) -> Result<Results> {
-    let dqs: Vec<_> = gradients.iter().map(|[dq, ..]| dq).collect();
+    let (row, kv_row) = (request.heads * request.head_dim, request.kv_heads * request.head_dim);
+    let zeros = |tensor: &Tensor| vec![0.0; tensor.elem_count()];
     let mut results = Results {
-        out: numbers(&Tensor::cat(outs, 0)?)?,
-        dq: numbers(&Tensor::cat(&dqs, 0)?)?,
-        dk: vec![0.0; tensors.k.elem_count()],
-        dv: vec![0.0; tensors.v.elem_count()],
+        out: zeros(&tensors.q),
+        dq: zeros(&tensors.q),
+        dk: zeros(&tensors.k),
+        dv: zeros(&tensors.v),
     };
-    let kv_row = tensors.k.elem_count() / tensors.k.dim(0)?;
-    for (step, [_, dk, dv]) in steps.iter().zip(gradients) {
-        let begin = extent(step.calls)?.1.start * kv_row;
-        let add = |sum: &mut [f32], part: Vec<f32>| sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
-        add(&mut results.dk[begin..], numbers(dk)?);
-        add(&mut results.dv[begin..], numbers(dv)?);
+    for ((leaves, out), [dq, dk, dv]) in calls.iter().zip(outs).zip(gradients) {
+        let (q_begin, k_begin) = (leaves.call.q().start * row, leaves.call.k().start * kv_row);
+        add(&mut results.out[q_begin..], &out)?;
+        add(&mut results.dq[q_begin..], &dq)?;
+        add(&mut results.dk[k_begin..], &dk)?;
+        add(&mut results.dv[k_begin..], &dv)?;
     }
     Ok(results)
+}
+
+/// Adds a `[heads, rows, head_dim]` tensor to rows of a dense `[rows, heads, head_dim]` one.
+fn add(sum: &mut [f32], part: &Tensor) -> Result<()> {
+    let part = numbers(&part.transpose(0, 1)?.contiguous()?)?;
+    sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
+    Ok(())
 }
 
 fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
