@@ -6,7 +6,8 @@
 //! - out, lse and dq: the same bits in every packing, at every position, for every cut into steps and
 //!   ranks, for 1, 2, 3 and 5 threads, in every run, in the step form and in the varlen form;
 //! - dk and dv: the same, but for ranks, whose gradient stores are added up, so that there only runs
-//!   of one number of ranks agree. The CPU device promises this for 16-bit types, too.
+//!   of one number of ranks agree. For bf16 on AVX512-BF16, where heads / kv_heads is odd, cuts at odd
+//!   rows of the document are left out: the device sums up pairs of rows and makes no promise there.
 //!
 //! Results of different instruction sets may differ, and do.
 
@@ -19,7 +20,7 @@ use common::operators;
 use microseq::cpu::{Cpu, Isa};
 use microseq::dev::run::{self, VarlenBatch};
 use microseq::dev::{HostHarness, Random, oracle};
-use microseq::{Attention, Element, Varlen, bf16, f16};
+use microseq::{Attention, DType, Element, Varlen, bf16, f16};
 
 macro_rules! for_each_type {
     ($($name:ident)+) => {$(
@@ -98,10 +99,23 @@ fn steps<E: Element>(case: &Case<E>) {
     for micro in [7, 16, 50, 64, 65, 128] {
         for around in [Around::nothing(), Around::documents(&[3], &[9]).padding(2)] {
             let around = around.steps_of(micro);
+            let what = format!("{}, {around:?}", case.what);
             let cut = case.document.run(&case.single, &around);
-            cut.assert_same(&format!("{}, {around:?}", case.what), &alone);
+            if parts_pairs(case, &around) {
+                cut.assert_same_rows(&what, &alone);
+            } else {
+                cut.assert_same(&what, &alone);
+            }
         }
     }
+}
+
+/// Whether the steps part a pair of rows that the device sums up at once.
+fn parts_pairs<E: Element>(case: &Case<E>, around: &Around) -> bool {
+    let in_pairs = case.isa == Isa::Avx512Bf16 && E::DTYPE == DType::Bf16;
+    let begin: usize = around.before.iter().map(|&length| length as usize).sum();
+    let mut cuts = (begin..begin + case.document.length).filter(|row| row % around.micro == 0);
+    in_pairs && case.document.attention.group() % 2 == 1 && cuts.any(|row| (row - begin) % 2 == 1)
 }
 
 /// Numbers of threads, and one run after the other.
