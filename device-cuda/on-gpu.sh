@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# Checks the CUDA device on a machine with a GPU. Machines with GPUs often have no Rust, machines with
+# Rust no GPU, so building and running are two commands:
+#
+#     device-cuda/on-gpu.sh build [FOLDER]   build and strip the programs into FOLDER
+#     device-cuda/on-gpu.sh run [FOLDER]     run them: the repository's files are needed, Rust is not
+#
+# FOLDER is device-cuda/.on-gpu by default. `run` needs a GPU, its driver, and for racecheck
+# compute-sanitizer (which may be missing: then it says NOT RUN and fails). racecheck takes minutes for
+# some rules, so each gets RACECHECK_EACH seconds (60) and all of them RACECHECK_ALL (600); what did not
+# end is listed and is not a pass.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+programs=${2:-device-cuda/.on-gpu}
+failed=()
+
+build() {
+    mkdir -p "$programs"
+    cargo test --release --package microseq-cuda --tests --no-run 2>&1 | tee "$programs/built"
+    local test path
+    for test in conformance device golden; do
+        path=$(sed -n "s|^ *Executable tests/$test\.rs (\(.*\))$|\1|p" "$programs/built")
+        cp "$path" "$programs/$test"
+    done
+    cargo build --release --features cuda --example replay --example pack_text --example bench
+    for test in replay pack_text bench; do
+        cp "${CARGO_TARGET_DIR:-target}/release/examples/$test" "$programs/$test"
+    done
+    strip "$programs"/{conformance,device,golden,replay,pack_text,bench}
+    { git rev-parse HEAD; git status --short -- core device-cuda examples src Cargo.toml; } >"$programs/built"
+}
+
+# A heading, and a command whose failure is remembered.
+section() {
+    printf '\n=== %s (at %d s)\n' "$1" "$SECONDS"
+    shift
+    "$@" || failed+=("$*")
+}
+
+# In the package's folder, where cargo would run it; a test that is ignored was not run.
+tests() {
+    local said
+    said=$(cd device-cuda && "$OLDPWD/$programs/$1" 2>&1) || { echo "$said"; return 1; }
+    grep -v '^$' <<<"$said"
+    grep -q ' 0 failed; 0 ignored;' <<<"$said"
+}
+
+replay() {
+    local input name
+    for input in tests/golden/*.in.safetensors; do
+        name=$(basename "$input" .in.safetensors)
+        echo "$name"
+        "$programs/replay" "$input" "$work/out" --device cuda \
+            --expected "tests/golden/$name.expected.safetensors" || return 1
+    done
+}
+
+# Fails by itself where out, lse or dq depend on the split.
+pack_text() {
+    local type
+    for type in f32 f16 bf16; do
+        "$programs/pack_text" README.md ARCHITECTURE.md --device cuda --type "$type" \
+            --micro-sequence-length 1000 --ranks 2 --window 700 --layers 1 | grep -A 4 '^Check' || return 1
+    done
+    "$programs/pack_text" --device cuda --type bf16 --heads 8 --kv-heads 2 --head-dim 128
+}
+
+bench() {
+    local type
+    for type in bf16 f16 f32; do
+        "$programs/bench" --device cuda --workload gpu_8x2k_unsplit --type "$type" --seconds 1 || return 1
+    done
+    "$programs/bench" --device cuda --workload gpu_pack_2k --type bf16 --fresh --seconds 1
+}
+
+# racecheck of one test of a program: "clean", or what happened instead.
+racecheck_one() {
+    local program=$1 test=$2 begin=$SECONDS code=0
+    (cd device-cuda && timeout --kill-after=5 "${RACECHECK_EACH:-60}" compute-sanitizer --tool racecheck \
+        --error-exitcode 99 "$OLDPWD/$programs/$program" --exact "$test") >"$work/$program.$test" 2>&1 || code=$?
+    local summary verdict
+    summary=$(grep 'RACECHECK SUMMARY' "$work/$program.$test" || true)
+    case $code in
+        0) verdict=clean; [[ $summary == *' 0 hazards'* ]] || verdict="NO SUMMARY" ;;
+        124 | 137) verdict="DID NOT END" ;;
+        *) verdict="FAILED ($code)"; tail -n 20 "$work/$program.$test" ;;
+    esac
+    echo "racecheck $program $test: $verdict in $((SECONDS - begin)) s; ${summary:-no summary}"
+}
+
+racecheck() {
+    if ! command -v compute-sanitizer >/dev/null; then
+        echo "racecheck NOT RUN: no compute-sanitizer" >&2
+        return 1
+    fi
+    local program test
+    for program in golden conformance; do
+        for test in $(cd device-cuda && "$OLDPWD/$programs/$program" --list 2>/dev/null |
+            sed -n 's/^\(\[.*\] \)\?\(.*\): test$/\2/p'); do
+            echo "$program $test"
+        done
+    done >"$work/list"
+    export -f racecheck_one
+    export programs work RACECHECK_EACH
+    # Several at once: most of their time is the tool's own, on the host.
+    timeout "${RACECHECK_ALL:-600}" xargs -P "$(($(nproc) < 8 ? $(nproc) : 8))" -L 1 \
+        bash -c 'racecheck_one "$0" "$1"' <"$work/list" | tee "$work/raced" || true
+    echo "racecheck: $(grep -c ': clean' "$work/raced") of $(wc -l <"$work/list") clean"
+    while read -r program test; do
+        grep -q "^racecheck $program $test: clean" "$work/raced" || echo "  not clean or not run: $program $test"
+    done <"$work/list"
+    ! grep -q 'FAILED\|NO SUMMARY' "$work/raced"
+}
+
+run() {
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+    echo "built from $(cat "$programs/built")"
+    chmod +x "$programs"/*
+    section conformance tests conformance
+    section device tests device
+    section golden tests golden
+    section "replay --device cuda" replay
+    section "pack_text --device cuda" pack_text
+    section "bench --device cuda" bench
+    section racecheck racecheck
+    printf '\n%d s; failed: %s\n' "$SECONDS" "${failed[*]:-nothing}"
+    [ ${#failed[@]} -eq 0 ]
+}
+
+case ${1:-} in
+    build | run) "$1" ;;
+    *) sed -n '2,13s/^# \?//p' "$0" >&2; exit 2 ;;
+esac
