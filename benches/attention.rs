@@ -1,8 +1,9 @@
-//! Both passes of every CPU workload, in every element type, as a fraction of the machine's peak.
+//! Both passes of every workload that is sized for the device, in every element type, on a CPU as a
+//! fraction of the machine's peak.
 //!
 //! `cargo bench --bench attention -- FILTER`, where a benchmark is called
-//! `cpu_one_doc/f32/forward`. The environment chooses the rest: `MICROSEQ_BENCH_DEVICE` (`cpu`),
-//! `MICROSEQ_BENCH_THREADS` (all by default) and `MICROSEQ_ISA`.
+//! `cpu_one_doc/f32/forward`. The environment chooses the rest: `MICROSEQ_BENCH_DEVICE` (`cpu`, or with
+//! the feature `cuda` also `cuda`), `MICROSEQ_BENCH_THREADS` (all by default) and `MICROSEQ_ISA`.
 //!
 //! Elements in criterion's report are floating-point operations, so Gelem/s is GFLOP/s.
 
@@ -14,13 +15,12 @@ mod device;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use criterion::{Bencher, Criterion, Throughput};
-use device::DeviceName;
+use device::{About, DeviceName, Work};
 use measure::layer::{Cut, Layer, Operands};
 use measure::peak::Instruction;
 use measure::workload::{self, Workload};
 use measure::{check, timing};
-use microseq::cpu::Cpu;
-use microseq::dev::{Harness, HostHarness};
+use microseq::dev::{ErrorOf, Harness};
 use microseq::{DType, Element, Pass, bf16, f16};
 use std::cell::RefCell;
 use std::env;
@@ -28,18 +28,29 @@ use std::time::Duration;
 
 fn main() -> Result<()> {
     let mut criterion = Criterion::default().sample_size(10).configure_from_args();
-    match device_name()? {
-        DeviceName::Cpu => {
-            let harness = device::cpu(threads()?)?;
-            for workload in workload::cpu()? {
-                typed::<f32>(&mut criterion, &harness, &workload)?;
-                typed::<bf16>(&mut criterion, &harness, &workload)?;
-                typed::<f16>(&mut criterion, &harness, &workload)?;
-            }
-        }
-    }
+    device::run(device_name()?, threads()?, Benches(&mut criterion))?;
     criterion.final_summary();
     Ok(())
+}
+
+/// The benches, to be run on a device.
+struct Benches<'a>(&'a mut Criterion);
+
+impl Work for Benches<'_> {
+    type Output = ();
+
+    fn on<H: Harness>(self, harness: &H, about: &About) -> Result<()>
+    where
+        ErrorOf<H>: Send + Sync,
+    {
+        let workloads = if about.gpu.is_some() { workload::gpu()? } else { workload::cpu()? };
+        for workload in workloads {
+            typed::<H, f32>(self.0, harness, about, &workload)?;
+            typed::<H, bf16>(self.0, harness, about, &workload)?;
+            typed::<H, f16>(self.0, harness, about, &workload)?;
+        }
+        Ok(())
+    }
 }
 
 fn device_name() -> Result<DeviceName> {
@@ -55,11 +66,15 @@ fn threads() -> Result<Option<usize>> {
 }
 
 /// Both passes of a workload in one type.
-fn typed<E: Element>(
+fn typed<H: Harness, E: Element>(
     criterion: &mut Criterion,
-    harness: &HostHarness<Cpu>,
+    harness: &H,
+    about: &About,
     workload: &Workload,
-) -> Result<()> {
+) -> Result<()>
+where
+    ErrorOf<H>: Send + Sync,
+{
     let plan = workload.plan()?;
     let cut = Cut::new::<E>(harness, plan, workload.attention()?)?;
     // Criterion alone knows which benchmarks its filter lets through: build and check the operands
@@ -75,26 +90,26 @@ fn typed<E: Element>(
         let mut best = Duration::MAX;
         group.bench_function(name, |bencher| {
             let mut layer = layer.borrow_mut();
-            let layer = layer.get_or_insert_with(|| checked::<E>(harness, workload, &cut));
+            let layer = layer.get_or_insert_with(|| checked::<H, E>(harness, workload, &cut));
             best = best.min(run(bencher, layer, &cut, pass));
         });
         if best < Duration::MAX {
-            report(flops / best.as_secs_f64() / 1e9, harness.device(), E::DTYPE)?;
+            report(flops / best.as_secs_f64() / 1e9, about, E::DTYPE)?;
         }
     }
     group.finish();
     Ok(())
 }
 
-type HostLayer<'h, E> = Layer<'h, HostHarness<Cpu>, E>;
-type HostCut<'p> = Cut<'p, HostHarness<Cpu>>;
-
 /// A layer whose results are right.
-fn checked<'h, E: Element>(
-    harness: &'h HostHarness<Cpu>,
+fn checked<'h, H: Harness, E: Element>(
+    harness: &'h H,
     workload: &Workload,
-    cut: &HostCut<'_>,
-) -> HostLayer<'h, E> {
+    cut: &Cut<'_, H>,
+) -> Layer<'h, H, E>
+where
+    ErrorOf<H>: Send + Sync,
+{
     let attention = workload.attention().expect("the workload has been planned");
     let operands = Operands::random(&attention, cut.plan.tokens());
     let mut layer = Layer::new(harness, attention, cut.plan.tokens(), &operands);
@@ -104,12 +119,15 @@ fn checked<'h, E: Element>(
 }
 
 /// Measures a pass; returns the shortest time of one repetition.
-fn run<E: Element>(
+fn run<H: Harness, E: Element>(
     bencher: &mut Bencher<'_>,
-    layer: &mut HostLayer<'_, E>,
-    cut: &HostCut<'_>,
+    layer: &mut Layer<'_, H, E>,
+    cut: &Cut<'_, H>,
     pass: Pass,
-) -> Duration {
+) -> Duration
+where
+    ErrorOf<H>: Send + Sync,
+{
     let mut best = Duration::MAX;
     bencher.iter_custom(|repetitions| {
         let mut sum = Duration::ZERO;
@@ -127,15 +145,18 @@ fn run<E: Element>(
     best
 }
 
-/// Says how much of the peak, measured now, the best repetition reached. The best against the best:
+/// Says how much of a CPU's peak, measured now, the best repetition reached. The best against the best:
 /// the peak is the best of some readings too.
-fn report(gflops: f64, device: &Cpu, dtype: DType) -> Result<()> {
-    let instruction = Instruction::of_cpu(device.isa(), dtype);
-    let peak = instruction.peak_gflops(device.threads())?;
+fn report(gflops: f64, about: &About, dtype: DType) -> Result<()> {
+    let (Some(isa), Some(threads)) = (about.isa, about.threads) else {
+        println!("                        best {gflops:.1} GFLOP/s ({about})");
+        return Ok(());
+    };
+    let instruction = Instruction::of_cpu(isa, dtype);
+    let peak = instruction.peak_gflops(threads)?;
     println!(
-        "                        best {gflops:.1} GFLOP/s, {:.1}% of {peak:.1} ({instruction}, {} threads)",
-        100.0 * gflops / peak,
-        device.threads()
+        "                        best {gflops:.1} GFLOP/s, {:.1}% of {peak:.1} ({instruction}, {threads} threads)",
+        100.0 * gflops / peak
     );
     Ok(())
 }

@@ -11,3 +11,9 @@ pub use microseq_core::*;
 pub mod cpu {
     pub use microseq_cpu::*;
 }
+
+/// The CUDA device: NVIDIA GPUs of compute capability 8.0 and up, on the caller's memory and stream.
+#[cfg(feature = "cuda")]
+pub mod cuda {
+    pub use microseq_cuda::*;
+}

@@ -3,48 +3,11 @@
 mod common;
 
 use common::gpu_test;
-use microseq_core::dev::{Harness, conformance};
-use microseq_core::{DType, Scalar};
-use microseq_cuda::{Buffer, Cuda, DeviceMut, DeviceRef};
-
-struct Gpu(Cuda);
-
-impl Harness for Gpu {
-    type Device = Cuda;
-    type Buffer<T: Scalar> = Buffer<T>;
-
-    fn device(&self) -> &Cuda {
-        &self.0
-    }
-
-    fn upload<T: Scalar>(&self, values: &[T]) -> Buffer<T> {
-        Buffer::from_slice(self.0.stream(), values).expect("the device has memory")
-    }
-
-    fn download<T: Scalar>(&self, buffer: &Buffer<T>) -> Vec<T> {
-        buffer.download().expect("the device works")
-    }
-
-    fn view<'a, T: Scalar>(&self, buffer: &'a Buffer<T>) -> DeviceRef<'a, T> {
-        buffer.view()
-    }
-
-    fn view_mut_from<'a, T: Scalar>(&self, buffer: &'a mut Buffer<T>, begin: usize) -> DeviceMut<'a, T> {
-        buffer.view_mut_from(begin)
-    }
-
-    fn synchronise(&self) {
-        self.0.stream().synchronise().expect("the device works");
-    }
-
-    fn dkv_grain(&self, dtype: DType) -> Option<usize> {
-        // A multiple of `Cuda::dkv_grain` for every operator of the suite.
-        Some(if dtype == DType::F32 { 1 } else { 128 })
-    }
-}
+use microseq_core::dev::conformance;
+use microseq_cuda::CudaHarness;
 
 /// A rule of the suite and its name.
-type Rule = (&'static str, fn(&Gpu));
+type Rule = (&'static str, fn(&CudaHarness));
 
 fn main() {
     let rules: &[Rule] = &[
@@ -77,6 +40,7 @@ fn main() {
         ("gather_refuses_misfits", conformance::gather_refuses_misfits),
         ("accumulate_and_flush_refuse_misfits", conformance::accumulate_and_flush_refuse_misfits),
     ];
-    let tests = rules.iter().map(|(name, rule)| gpu_test(name, move |cuda| rule(&Gpu(cuda)))).collect();
+    let tests =
+        rules.iter().map(|(name, rule)| gpu_test(name, move |cuda| rule(&CudaHarness::new(cuda)))).collect();
     common::run(tests);
 }

@@ -9,8 +9,11 @@ pub(crate) struct Line {
     #[serde(rename = "type")]
     pub(crate) dtype: String,
     pub(crate) device: &'static str,
-    pub(crate) isa: String,
-    pub(crate) threads: usize,
+    /// Null but on a GPU.
+    pub(crate) gpu: Option<String>,
+    /// Null on a GPU, like the threads and the peak.
+    pub(crate) isa: Option<String>,
+    pub(crate) threads: Option<usize>,
     pub(crate) fresh: bool,
     pub(crate) repetitions: usize,
     /// Milliseconds of all steps; medians.
@@ -20,8 +23,8 @@ pub(crate) struct Line {
     pub(crate) forward_gflops: f64,
     pub(crate) backward_gflops: f64,
     /// What `peak_instruction` reaches on as many threads.
-    pub(crate) peak_gflops: f64,
-    pub(crate) peak_instruction: String,
+    pub(crate) peak_gflops: Option<f64>,
+    pub(crate) peak_instruction: Option<String>,
     /// Of the measured part: the check before it is left out. Null where the system does not say.
     pub(crate) max_rss_mb: Option<f64>,
 }

@@ -19,14 +19,13 @@ mod common {
 use anyhow::{Result, ensure};
 use args::Args;
 use clap::Parser;
-use common::device::{self, DeviceName};
+use common::device::{self, About, Work};
 use common::exit;
 use line::Line;
 use measure::peak::Instruction;
 use measure::workload::Workload;
 use measure::{memory, timing};
-use microseq::cpu::Cpu;
-use microseq::dev::{Harness, HostHarness};
+use microseq::dev::{ErrorOf, Harness};
 use microseq::{DType, bf16, f16};
 use run::Measurement;
 use std::io::Write;
@@ -47,38 +46,66 @@ fn measured(args: &Args) -> Result<Line> {
     let workload = args.workload()?;
     ensure!(workload.lengths.iter().any(|&length| length > 0), "there are no tokens to measure");
     let budget = Duration::try_from_secs_f64(args.seconds)?;
-    match args.device {
-        DeviceName::Cpu => on_cpu(args, &workload, &device::cpu(args.threads)?, budget),
+    device::run(args.device, args.threads, Measuring { args, workload: &workload, budget })
+}
+
+/// A workload to be measured on a device.
+struct Measuring<'a> {
+    args: &'a Args,
+    workload: &'a Workload,
+    budget: Duration,
+}
+
+impl Work for Measuring<'_> {
+    type Output = Line;
+
+    fn on<H: Harness>(self, harness: &H, about: &About) -> Result<Line>
+    where
+        ErrorOf<H>: Send + Sync,
+    {
+        let Self { args, workload, budget } = self;
+        line(harness, about, args, workload, budget)
     }
 }
 
-fn on_cpu(args: &Args, workload: &Workload, harness: &HostHarness<Cpu>, budget: Duration) -> Result<Line> {
-    let (device, dtype) = (harness.device(), args.dtype());
-    let instruction = Instruction::of_cpu(device.isa(), dtype);
+fn line<H: Harness>(
+    harness: &H,
+    about: &About,
+    args: &Args,
+    workload: &Workload,
+    budget: Duration,
+) -> Result<Line>
+where
+    ErrorOf<H>: Send + Sync,
+{
+    let dtype = args.dtype();
     // Before and after, since clocks fall as a machine warms up: the higher one is the peak.
-    let before = instruction.peak_gflops(device.threads())?;
+    let instruction = about.isa.map(|isa| Instruction::of_cpu(isa, dtype));
+    let peak = || instruction.zip(about.threads).map(|(i, threads)| i.peak_gflops(threads)).transpose();
+    let before = peak()?;
     let measurements = match dtype {
         DType::F32 => run::measure::<_, f32>(harness, workload, args.fresh, budget)?,
         DType::F16 => run::measure::<_, f16>(harness, workload, args.fresh, budget)?,
         DType::Bf16 => run::measure::<_, bf16>(harness, workload, args.fresh, budget)?,
     };
     let max_rss_mb = memory::peak_mb();
-    let after = instruction.peak_gflops(device.threads())?;
+    let after = peak()?;
     let median = |value: fn(&Measurement) -> f64| timing::median(measurements.iter().map(value));
     Ok(Line {
         workload: workload.name.clone(),
         dtype: dtype.to_string(),
-        device: "cpu",
-        isa: device.isa().to_string(),
-        threads: device.threads(),
+        device: about.device,
+        gpu: about.gpu.clone(),
+        isa: about.isa.map(|isa| isa.to_string()),
+        threads: about.threads,
         fresh: args.fresh,
         repetitions: measurements.len(),
         forward_ms: median(Measurement::forward_ms),
         backward_ms: median(Measurement::backward_ms),
         forward_gflops: median(Measurement::forward_gflops),
         backward_gflops: median(Measurement::backward_gflops),
-        peak_gflops: before.max(after),
-        peak_instruction: instruction.to_string(),
+        peak_gflops: before.zip(after).map(|(before, after)| before.max(after)),
+        peak_instruction: instruction.map(|instruction| instruction.to_string()),
         max_rss_mb,
     })
 }

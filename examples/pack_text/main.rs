@@ -21,7 +21,7 @@ mod common {
 use anyhow::{Result, ensure};
 use args::Args;
 use clap::Parser;
-use common::device::{self, DeviceName};
+use common::device::{self, About, Work};
 use common::exit;
 use common::progress;
 use documents::Documents;
@@ -39,13 +39,23 @@ fn main() -> ExitCode {
 
 fn pack_text(args: &Args) -> Result<()> {
     let documents = Documents::read(&args.files)?;
-    match args.device {
-        DeviceName::Cpu => {
-            let harness = device::cpu(args.threads)?;
-            let cpu = harness.device();
-            let name = format!("cpu, {} threads, {}", cpu.threads(), cpu.isa());
-            typed(&harness, &name, args, &documents)
-        }
+    device::run(args.device, args.threads, Packing { args, documents: &documents })
+}
+
+/// Documents to be packed and run on a device.
+struct Packing<'a> {
+    args: &'a Args,
+    documents: &'a Documents,
+}
+
+impl Work for Packing<'_> {
+    type Output = ();
+
+    fn on<H: Harness>(self, harness: &H, about: &About) -> Result<()>
+    where
+        ErrorOf<H>: Send + Sync,
+    {
+        typed(harness, &about.to_string(), self.args, self.documents)
     }
 }
 

@@ -26,7 +26,7 @@ mod common {
 use anyhow::{Context, Result, bail};
 use case::{File, Form};
 use clap::Parser;
-use common::device::{self, DeviceName};
+use common::device::{self, About, DeviceName, Work};
 use common::exit;
 use common::tensors::Stored;
 use compare::Comparison;
@@ -70,15 +70,30 @@ fn main() -> ExitCode {
 fn replay(args: &Args) -> Result<()> {
     let bytes = std::fs::read(&args.input).with_context(|| args.input.display().to_string())?;
     let file = File::new(&bytes).with_context(|| args.input.display().to_string())?;
-    let (dtype, outputs) = match args.device {
-        DeviceName::Cpu => outputs(&device::cpu(args.threads)?, &file, args.micro_sequence_length),
-    }
-    .with_context(|| args.input.display().to_string())?;
+    let run = Run { file: &file, micro_sequence_length: args.micro_sequence_length };
+    let (dtype, outputs) = device::run(args.device, args.threads, run)?;
     write(&args.output, &outputs, file.metadata.clone())
         .with_context(|| args.output.display().to_string())?;
     match &args.expected {
         Some(path) => check(path, &outputs, dtype).with_context(|| path.display().to_string()),
         None => Ok(()),
+    }
+}
+
+/// The case of a file, to be run on a device.
+struct Run<'a> {
+    file: &'a File<'a>,
+    micro_sequence_length: Option<usize>,
+}
+
+impl Work for Run<'_> {
+    type Output = (DType, Vec<Output>);
+
+    fn on<H: Harness>(self, harness: &H, _: &About) -> Result<Self::Output>
+    where
+        ErrorOf<H>: Send + Sync,
+    {
+        outputs(harness, self.file, self.micro_sequence_length)
     }
 }
 

@@ -4,6 +4,7 @@
 pub(crate) mod bits;
 pub(crate) mod cpus;
 pub(crate) mod document;
+pub(crate) mod golden;
 pub(crate) mod guarded;
 pub(crate) mod operators;
 pub(crate) mod safetensors;

@@ -6,9 +6,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// A file of `tests/golden`.
+/// A file of the repository's `tests/golden`. Cargo runs tests in their package's folder.
 pub(crate) fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+    let here = std::env::current_dir().expect("there is a current directory");
+    let mut folders = here.ancestors().map(|folder| folder.join("tests/golden"));
+    folders.find(|folder| folder.is_dir()).expect("tests/golden, here or above").join(name)
 }
 
 /// Elements that a file may hold.
@@ -75,18 +77,30 @@ impl File {
         lengths.map(|length| length.parse().expect("a length")).collect()
     }
 
+    pub(crate) fn has(&self, name: &str) -> bool {
+        SafeTensors::deserialize(&self.bytes).expect("a safetensors file").tensor(name).is_ok()
+    }
+
+    /// The element type of a tensor.
+    ///
+    /// # Panics
+    /// Where it is not there or of no element type.
+    pub(crate) fn dtype(&self, name: &str) -> DType {
+        match self.view(name).0 {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::Bf16,
+            other => panic!("{name} is {other:?}, expected F32, F16 or BF16"),
+        }
+    }
+
     /// A tensor of the element type.
     ///
     /// # Panics
     /// Where it is not there or of another type.
     pub(crate) fn tensor<E: Numbers>(&self, name: &str) -> Tensor<E> {
-        let (dtype, shape, bytes) = self.view(name);
-        let expected = match E::DTYPE {
-            DType::F32 => Dtype::F32,
-            DType::F16 => Dtype::F16,
-            DType::Bf16 => Dtype::BF16,
-        };
-        assert_eq!(dtype, expected, "type of {name}");
+        assert_eq!(self.dtype(name), E::DTYPE, "type of {name}");
+        let (_, shape, bytes) = self.view(name);
         let elements = bytes.chunks_exact(size_of::<E>()).map(E::from_bytes).collect();
         Tensor { shape, elements }
     }

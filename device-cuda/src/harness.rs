@@ -1,0 +1,53 @@
+//! The device as core's drivers and conformance suite take it.
+
+use crate::{Buffer, Cuda, DeviceMut, DeviceRef};
+use microseq_core::dev::Harness;
+use microseq_core::{DType, Scalar};
+
+/// A GPU with owned memory, for tests and examples (feature `dev`).
+///
+/// # Panics
+/// Its methods, where the GPU's memory is full or the GPU fails: the suite could do nothing else.
+#[derive(Clone)]
+pub struct CudaHarness(Cuda);
+
+impl CudaHarness {
+    /// A harness around a device.
+    pub fn new(device: Cuda) -> Self {
+        Self(device)
+    }
+}
+
+impl Harness for CudaHarness {
+    type Device = Cuda;
+    type Buffer<T: Scalar> = Buffer<T>;
+
+    fn device(&self) -> &Cuda {
+        &self.0
+    }
+
+    fn upload<T: Scalar>(&self, values: &[T]) -> Buffer<T> {
+        Buffer::from_slice(self.0.stream(), values).expect("the device has memory")
+    }
+
+    fn download<T: Scalar>(&self, buffer: &Buffer<T>) -> Vec<T> {
+        buffer.download().expect("the device works")
+    }
+
+    fn view<'a, T: Scalar>(&self, buffer: &'a Buffer<T>) -> DeviceRef<'a, T> {
+        buffer.view()
+    }
+
+    fn view_mut_from<'a, T: Scalar>(&self, buffer: &'a mut Buffer<T>, begin: usize) -> DeviceMut<'a, T> {
+        buffer.view_mut_from(begin)
+    }
+
+    fn synchronise(&self) {
+        self.0.stream().synchronise().expect("the device works");
+    }
+
+    fn dkv_grain(&self, dtype: DType) -> Option<usize> {
+        // A multiple of `Cuda::dkv_grain` for every operator of the suite.
+        Some(if dtype == DType::F32 { 1 } else { 128 })
+    }
+}
