@@ -63,7 +63,8 @@ pack_text() {
         "$programs/pack_text" README.md ARCHITECTURE.md --device cuda --type "$type" \
             --micro-sequence-length 1000 --ranks 2 --window 700 --layers 1 | grep -A 4 '^Check' || return 1
     done
-    "$programs/pack_text" --device cuda --type bf16 --heads 8 --kv-heads 2 --head-dim 128
+    "$programs/pack_text" README.md ARCHITECTURE.md CHANGELOG.md core/src/*.rs --device cuda --type bf16 \
+        --heads 8 --kv-heads 2 --head-dim 128
 }
 
 bench() {

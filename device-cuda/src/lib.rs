@@ -3,11 +3,13 @@
 //! f32, f16 and bf16; every head_dim from 1 to 512; multi-head, grouped and multi-query; causal,
 //! non-causal, window, scale and softcap. f32 is computed in f32, 16-bit types with f32 sums.
 //!
-//! Needed to build: Rust, and `CUDA_LIBRARY_PATH` naming a folder that holds a folder `lib64`, which may
-//! be empty, where there is no CUDA installation: the build script of cust looks for one, though nothing
-//! of it is used. A project sets it once, in the table `[env]` of its `.cargo/config.toml`. Needed to run: a driver for CUDA 13.0 or newer (release 580) and a GPU of
-//! compute capability 8.0 or more. Without them [`Cuda::new`] returns an error that says so; programs
-//! start and their other devices work.
+//! Needed to build: Rust, and where there is no CUDA installation `CUDA_LIBRARY_PATH`, naming a folder
+//! with an empty folder `lib64` in it: the build script of cust looks for one, though nothing of it is
+//! used. A project sets it once, in the table `[env]` of its `.cargo/config.toml`.
+//!
+//! Needed to run: a driver for CUDA 13.0 or newer (release 580) and a GPU of compute capability 8.0 or
+//! more. Without them [`Cuda::new`] returns an error that says so; programs start and their other
+//! devices work.
 //!
 //! # What it promises
 //!
