@@ -193,6 +193,7 @@ impl Device for Cpu {
             dk,
             dv,
             head_dim: prepared.shape.head_dim,
+            block_keys: prepared.block_keys,
             scoring: Scoring::new(&prepared.attention),
         };
         for rows in &prepared.blind {
@@ -266,7 +267,11 @@ impl Cpu {
         let geometry = prepared.geometry();
         let (shared, lane, blocks) = match pass {
             Pass::Forward => (0, forward::bytes(&geometry, prepared.forward_panels), prepared.forward.len()),
-            Pass::Backward => (Relays::bytes(prepared), backward::bytes(&geometry), prepared.backward.len()),
+            Pass::Backward => (
+                Relays::bytes(prepared),
+                backward::bytes(&geometry, prepared.block_keys),
+                prepared.backward.len(),
+            ),
         };
         let lanes = self.threads().min(blocks * prepared.shape.kv_heads);
         ScratchPlan { shared, lane, lanes }

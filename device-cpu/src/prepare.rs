@@ -2,16 +2,19 @@
 
 use crate::Isa;
 use crate::dispatch;
-use crate::kernel::Geometry;
-use crate::kernel::backward::{block_keys, relay_len, row_blocks_that_see};
+use crate::kernel::backward::{largest_block, relay_len, row_blocks_that_see};
 use crate::kernel::rows::DocumentRows;
+use crate::kernel::{Geometry, KEYS};
 use core::cmp::Reverse;
 use core::ops::Range;
 use microseq_core::{Attention, Mask, Problem, Segment, Shape};
 use std::vec::Vec;
 
 /// Elements of queries and output that a forward block keeps in f32: half of a core's own cache.
-const FORWARD_ELEMENTS: usize = 32 * 1024;
+const FORWARD_ELEMENTS: usize = 64 * 1024;
+
+/// Blocks of work for each thread, at least, where a problem has them.
+const BLOCKS_PER_THREAD: usize = 4;
 
 /// A problem prepared for the CPU device: which blocks of rows and of keys there are, and in which
 /// order they are worked on.
@@ -27,6 +30,8 @@ pub struct Prepared {
     pub(crate) forward_panels: usize,
     pub(crate) forward: Vec<RowBlock>,
     pub(crate) backward: Vec<KeyBlock>,
+    /// Keys of a backward block.
+    pub(crate) block_keys: usize,
     /// Elements of all dq on their way, and their turns.
     pub(crate) relay_elements: usize,
     pub(crate) relay_turns: usize,
@@ -73,6 +78,7 @@ impl Prepared {
             forward_panels: 0,
             forward: Vec::new(),
             backward: Vec::new(),
+            block_keys: KEYS,
             relay_elements: 0,
             relay_turns: 0,
         };
@@ -85,6 +91,7 @@ impl Prepared {
         self.isa = isa;
         self.shape = problem.shape();
         self.attention = *problem.attention();
+        self.block_keys = self.choose_block(problem, threads);
         self.list_documents(problem);
         self.list_forward(threads);
         self.list_backward();
@@ -104,6 +111,19 @@ impl Prepared {
             group,
             first_head: kv_head * group,
         }
+    }
+
+    /// Blocks of keys as large as the cache takes, but enough of them to keep every thread busy.
+    fn choose_block(&self, problem: &Problem<'_>, threads: usize) -> usize {
+        let mut keys = largest_block(self.shape.head_dim);
+        let blocks = |keys: usize| {
+            let documents = problem.batch().segments().map(|s| s.k_len.div_ceil(keys)).sum::<usize>();
+            documents * self.shape.kv_heads
+        };
+        while keys > KEYS && blocks(keys) < BLOCKS_PER_THREAD * threads {
+            keys -= KEYS;
+        }
+        keys
     }
 
     fn list_documents(&mut self, problem: &Problem<'_>) {
@@ -129,8 +149,7 @@ impl Prepared {
         let geometry = self.geometry();
         let rows = segment.q_len * self.attention.group();
         let row_blocks = rows.div_ceil(geometry.row_block());
-        let relay = (segment.k_len > block_keys(self.shape.head_dim))
-            .then_some((self.relay_elements, self.relay_turns));
+        let relay = (segment.k_len > self.block_keys).then_some((self.relay_elements, self.relay_turns));
         if relay.is_some() {
             self.relay_turns += row_blocks * self.shape.kv_heads;
             self.relay_elements += row_blocks * relay_len(&geometry) * self.shape.kv_heads;
@@ -146,7 +165,7 @@ impl Prepared {
         let total: usize = self.documents.iter().map(|d| d.segment.q_len * group).sum();
         // As many rows as the cache takes, but enough blocks to keep every thread busy.
         let cached = FORWARD_ELEMENTS / (geometry.width * panel);
-        let shared = total * self.shape.kv_heads / (4 * threads * panel);
+        let shared = total * self.shape.kv_heads / (BLOCKS_PER_THREAD * threads * panel);
         self.forward_panels = cached.min(shared).max(1);
         let step = self.forward_panels * panel;
         for document in 0..self.documents.len() {
@@ -163,7 +182,7 @@ impl Prepared {
 
     fn list_backward(&mut self) {
         self.backward.clear();
-        let keys_of_block = block_keys(self.shape.head_dim);
+        let keys_of_block = self.block_keys;
         let rows_of_block = self.geometry().row_block();
         for document in 0..self.documents.len() {
             let rows = self.rows(document, 0);

@@ -46,7 +46,7 @@ impl Block {
         rows_of_block: usize,
         share: Share,
     ) {
-        let (keys, head, head_dim) = (self.keys(operands.head_dim), self.kv_head, operands.head_dim);
+        let (keys, head, head_dim) = (self.keys(operands.block_keys), self.kv_head, operands.head_dim);
         let row_blocks = row_blocks_that_see(&self.document, &keys, rows_of_block);
         // SAFETY: the keys and the rows are the document's.
         unsafe {

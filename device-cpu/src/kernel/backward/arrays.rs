@@ -1,6 +1,6 @@
 //! A lane's scratch in the backward pass.
 
-use super::{KEYS, block_keys};
+use super::KEYS;
 use crate::kernel::Geometry;
 use crate::scratch::Carver;
 
@@ -36,9 +36,9 @@ pub(super) struct Arrays {
 }
 
 impl Arrays {
-    pub(super) fn carve(memory: &mut Carver, geometry: &Geometry) -> Self {
+    pub(super) fn carve(memory: &mut Carver, geometry: &Geometry, keys: usize) -> Self {
         let Geometry { panel, width, words, per_word } = *geometry;
-        let (rows, keys) = (geometry.row_block(), block_keys(width));
+        let rows = geometry.row_block();
         let paired = per_word > 1;
         let k = memory.take(keys * words);
         let q_rows = memory.take(rows * width / per_word);
@@ -63,9 +63,9 @@ impl Arrays {
     }
 }
 
-/// Bytes of scratch of a lane.
-pub(crate) fn bytes(geometry: &Geometry) -> usize {
+/// Bytes of scratch of a lane, for blocks of `block_keys` keys.
+pub(crate) fn bytes(geometry: &Geometry, block_keys: usize) -> usize {
     let mut memory = Carver::counting();
-    Arrays::carve(&mut memory, geometry);
+    Arrays::carve(&mut memory, geometry, block_keys);
     memory.used()
 }

@@ -24,11 +24,12 @@ use microseq_core::Element;
 pub(crate) use arrays::bytes;
 pub(crate) use relay::{Relay, relay_len};
 
-/// Keys of a block: as many tiles as keep keys, values and their gradients in a core's own cache.
-pub(crate) const fn block_keys(head_dim: usize) -> usize {
-    let tiles = 256 / padded(head_dim);
-    KEYS * if tiles > 2 {
-        2
+/// The most keys of a block: as many tiles as keep keys, values and their gradients in a core's own
+/// cache and what is next to it. Blocks may have fewer, in tiles; no bit depends on it.
+pub(crate) const fn largest_block(head_dim: usize) -> usize {
+    let tiles = 512 / padded(head_dim);
+    KEYS * if tiles > 4 {
+        4
     } else if tiles < 1 {
         1
     } else {
@@ -48,6 +49,8 @@ pub(crate) struct Operands<E> {
     pub(crate) dk: StridedMut<f32>,
     pub(crate) dv: StridedMut<f32>,
     pub(crate) head_dim: usize,
+    /// Keys of a block.
+    pub(crate) block_keys: usize,
     pub(crate) scoring: Scoring,
 }
 
@@ -63,9 +66,9 @@ pub(crate) struct Block {
 
 impl Block {
     /// The block's keys.
-    fn keys(&self, head_dim: usize) -> Range<usize> {
-        let begin = self.index * block_keys(head_dim);
-        begin..self.document.segment.k_len.min(begin + block_keys(head_dim))
+    fn keys(&self, block_keys: usize) -> Range<usize> {
+        let begin = self.index * block_keys;
+        begin..self.document.segment.k_len.min(begin + block_keys)
     }
 }
 
@@ -144,8 +147,13 @@ pub(crate) unsafe fn run<S: Simd, A: Arithmetic<S>, E: Element, const MR: usize>
     mut memory: Carver,
 ) {
     let geometry = Geometry::new(2 * S::LANES, A::PER_WORD, operands.head_dim);
-    let call = Call { operands, block, geometry, arrays: Arrays::carve(&mut memory, &geometry) };
-    let keys = block.keys(operands.head_dim);
+    let call = Call {
+        operands,
+        block,
+        geometry,
+        arrays: Arrays::carve(&mut memory, &geometry, operands.block_keys),
+    };
+    let keys = block.keys(operands.block_keys);
     let rows_of_block = geometry.row_block();
     // SAFETY: the caller's contract, passed on.
     unsafe {

@@ -1,6 +1,6 @@
 //! dq of a block of rows, summed up by the document's blocks of keys in ascending order.
 
-use super::{Call, Rows, block_keys};
+use super::{Call, Rows};
 use crate::kernel::rows::Sight;
 use crate::kernel::{Geometry, ROW_PANELS, pack};
 use crate::simd::Simd;
@@ -37,7 +37,7 @@ impl<E: Element> Call<'_, E> {
                 None => arrays.dq,
                 Some(relay) => relay.dq.add(index * len),
             };
-            let first = sight.first_begin / block_keys(operands.head_dim);
+            let first = sight.first_begin / operands.block_keys;
             if block.index <= first {
                 for i in (0..len).step_by(S::LANES) {
                     S::store(dq.add(i), S::splat(0.0));
@@ -62,7 +62,7 @@ impl<E: Element> Call<'_, E> {
     pub(super) unsafe fn end_turn<S: Simd>(&self, index: usize, rows: Rows, sight: &Sight, dq: *mut f32) {
         let Self { operands, block, arrays, .. } = self;
         let Geometry { panel: lanes, width, .. } = self.geometry;
-        let last = (sight.last_end - 1) / block_keys(operands.head_dim);
+        let last = (sight.last_end - 1) / operands.block_keys;
         // SAFETY: the relay holds all blocks of rows of the document; the rows are the document's, and
         // after the last block of keys no other thread writes them.
         unsafe {
