@@ -23,8 +23,10 @@
 //! [`Isa::best`] is found at run time; [`Cpu::with_isa`] and, through [`Cpu::from_environment`], the
 //! environment variable `MICROSEQ_ISA` choose another.
 
+mod call;
 mod copy;
 mod cpu;
+mod device;
 mod dispatch;
 mod error;
 mod isa;
