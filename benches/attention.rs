@@ -20,7 +20,7 @@ use measure::layer::{Cut, Layer, Operands};
 use measure::peak::Instruction;
 use measure::workload::{self, Workload};
 use measure::{check, timing};
-use microseq::dev::{ErrorOf, Harness};
+use microseq::dev::Harness;
 use microseq::{DType, Element, Pass, bf16, f16};
 use std::cell::RefCell;
 use std::env;
@@ -39,10 +39,7 @@ struct Benches<'a>(&'a mut Criterion);
 impl Work for Benches<'_> {
     type Output = ();
 
-    fn on<H: Harness>(self, harness: &H, about: &About) -> Result<()>
-    where
-        ErrorOf<H>: Send + Sync,
-    {
+    fn on<H: Harness>(self, harness: &H, about: &About) -> Result<()> {
         let workloads = if about.gpu.is_some() { workload::gpu()? } else { workload::cpu()? };
         for workload in workloads {
             typed::<H, f32>(self.0, harness, about, &workload)?;
@@ -71,10 +68,7 @@ fn typed<H: Harness, E: Element>(
     harness: &H,
     about: &About,
     workload: &Workload,
-) -> Result<()>
-where
-    ErrorOf<H>: Send + Sync,
-{
+) -> Result<()> {
     let plan = workload.plan()?;
     let cut = Cut::new::<E>(harness, plan, workload.attention()?)?;
     // Criterion alone knows which benchmarks its filter lets through: build and check the operands
@@ -106,10 +100,7 @@ fn checked<'h, H: Harness, E: Element>(
     harness: &'h H,
     workload: &Workload,
     cut: &Cut<'_, H>,
-) -> Layer<'h, H, E>
-where
-    ErrorOf<H>: Send + Sync,
-{
+) -> Layer<'h, H, E> {
     let attention = workload.attention().expect("the workload has been planned");
     let operands = Operands::random(&attention, cut.plan.tokens());
     let mut layer = Layer::new(harness, attention, cut.plan.tokens(), &operands);
@@ -124,10 +115,7 @@ fn run<H: Harness, E: Element>(
     layer: &mut Layer<'_, H, E>,
     cut: &Cut<'_, H>,
     pass: Pass,
-) -> Duration
-where
-    ErrorOf<H>: Send + Sync,
-{
+) -> Duration {
     let mut best = Duration::MAX;
     bencher.iter_custom(|repetitions| {
         let mut sum = Duration::ZERO;

@@ -14,7 +14,7 @@ use super::layer::{Cut, Layer};
 use anyhow::{Result, ensure};
 use core::ops::Range;
 use microseq::dev::oracle::{self, Answer, Inputs};
-use microseq::dev::{Distance, ErrorOf, Harness, Quantity, tolerance};
+use microseq::dev::{Distance, Harness, Quantity, tolerance};
 use microseq::{Attention, Batch, Element, Plan, Varlen};
 
 /// Rows that each part checks, at most.
@@ -24,10 +24,7 @@ const SAMPLES: usize = 24;
 ///
 /// # Errors
 /// The device's own, and results further from float64 than the tolerance of their type.
-pub(crate) fn check<H: Harness, E: Element>(layer: &mut Layer<'_, H, E>, cut: &Cut<'_, H>) -> Result<()>
-where
-    ErrorOf<H>: Send + Sync,
-{
+pub(crate) fn check<H: Harness, E: Element>(layer: &mut Layer<'_, H, E>, cut: &Cut<'_, H>) -> Result<()> {
     layer.clear_gradients();
     layer.forward(cut)?;
     layer.backward(cut)?;
@@ -112,10 +109,7 @@ struct Whole<E> {
 }
 
 impl<E: Element> Whole<E> {
-    fn download<H: Harness>(layer: &Layer<'_, H, E>, plan: &Plan<'_>) -> Self
-    where
-        ErrorOf<H>: Send + Sync,
-    {
+    fn download<H: Harness>(layer: &Layer<'_, H, E>, plan: &Plan<'_>) -> Self {
         let harness = layer.harness();
         Self {
             attention: layer.attention,

@@ -1,7 +1,7 @@
 //! A layer's operands, and both passes over its slot.
 
 use anyhow::{Context, Result};
-use microseq::dev::{ErrorOf, Harness, PreparedOf, Random, SpaceOf};
+use microseq::dev::{Harness, PreparedOf, Random, SpaceOf};
 use microseq::{
     Attention, Backward, Device, Element, Forward, KvMut, KvRef, Layout, Pass, Plan, Problem, RowsMut,
     RowsRef, Scalar, Slot, Step, ViewError,
@@ -16,10 +16,7 @@ pub(crate) struct Cut<'p, H: Harness> {
 }
 
 impl<'p, H: Harness> Cut<'p, H> {
-    pub(crate) fn new<E: Element>(harness: &H, plan: Plan<'p>, attention: Attention) -> Result<Self>
-    where
-        ErrorOf<H>: Send + Sync,
-    {
+    pub(crate) fn new<E: Element>(harness: &H, plan: Plan<'p>, attention: Attention) -> Result<Self> {
         let device = harness.device();
         let mut cut = Self { plan, turns: Vec::new(), forward_flops: 0.0, scratch_bytes: 0 };
         for step in plan.steps() {
@@ -97,10 +94,7 @@ pub(crate) struct Layer<'h, H: Harness, E: Element> {
     slot: Option<Slot>,
 }
 
-impl<'h, H: Harness, E: Element> Layer<'h, H, E>
-where
-    ErrorOf<H>: Send + Sync,
-{
+impl<'h, H: Harness, E: Element> Layer<'h, H, E> {
     pub(crate) fn new(harness: &'h H, attention: Attention, tokens: usize, operands: &Operands<E>) -> Self {
         let rows = Layout::dense(tokens, attention.heads(), attention.head_dim());
         let kv_rows = Layout::dense(tokens, 2 * attention.kv_heads(), attention.head_dim());

@@ -3,7 +3,7 @@
 use super::layer::{Cut, Layer};
 use anyhow::Result;
 use microseq::Element;
-use microseq::dev::{ErrorOf, Harness};
+use microseq::dev::Harness;
 use std::time::{Duration, Instant};
 
 /// What one repetition of both passes took.
@@ -14,10 +14,7 @@ pub(crate) struct Times {
 }
 
 /// Runs both passes once, as a runtime does: forward over all steps, then backward.
-pub(crate) fn both<H: Harness, E: Element>(layer: &mut Layer<'_, H, E>, cut: &Cut<'_, H>) -> Result<Times>
-where
-    ErrorOf<H>: Send + Sync,
-{
+pub(crate) fn both<H: Harness, E: Element>(layer: &mut Layer<'_, H, E>, cut: &Cut<'_, H>) -> Result<Times> {
     Ok(Times { forward: forward(layer, cut)?, backward: backward(layer, cut)? })
 }
 
@@ -25,10 +22,7 @@ where
 pub(crate) fn forward<H: Harness, E: Element>(
     layer: &mut Layer<'_, H, E>,
     cut: &Cut<'_, H>,
-) -> Result<Duration>
-where
-    ErrorOf<H>: Send + Sync,
-{
+) -> Result<Duration> {
     let begin = Instant::now();
     layer.forward(cut)?;
     Ok(begin.elapsed())
@@ -38,10 +32,7 @@ where
 pub(crate) fn backward<H: Harness, E: Element>(
     layer: &mut Layer<'_, H, E>,
     cut: &Cut<'_, H>,
-) -> Result<Duration>
-where
-    ErrorOf<H>: Send + Sync,
-{
+) -> Result<Duration> {
     let begin = Instant::now();
     layer.backward(cut)?;
     Ok(begin.elapsed())

@@ -25,7 +25,7 @@ use line::Line;
 use measure::peak::Instruction;
 use measure::workload::Workload;
 use measure::{memory, timing};
-use microseq::dev::{ErrorOf, Harness};
+use microseq::dev::Harness;
 use microseq::{DType, bf16, f16};
 use run::Measurement;
 use std::io::Write;
@@ -59,10 +59,7 @@ struct Measuring<'a> {
 impl Work for Measuring<'_> {
     type Output = Line;
 
-    fn on<H: Harness>(self, harness: &H, about: &About) -> Result<Line>
-    where
-        ErrorOf<H>: Send + Sync,
-    {
+    fn on<H: Harness>(self, harness: &H, about: &About) -> Result<Line> {
         let Self { args, workload, budget } = self;
         line(harness, about, args, workload, budget)
     }
@@ -74,10 +71,7 @@ fn line<H: Harness>(
     args: &Args,
     workload: &Workload,
     budget: Duration,
-) -> Result<Line>
-where
-    ErrorOf<H>: Send + Sync,
-{
+) -> Result<Line> {
     let dtype = args.dtype();
     // Before and after, since clocks fall as a machine warms up: the higher one is the peak.
     let instruction = about.isa.map(|isa| Instruction::of_cpu(isa, dtype));

@@ -4,7 +4,7 @@ use crate::measure::layer::{Cut, Layer, Operands};
 use crate::measure::workload::Workload;
 use crate::measure::{check, memory, packing, timing};
 use anyhow::Result;
-use microseq::dev::{ErrorOf, Harness, Random};
+use microseq::dev::{Harness, Random};
 use microseq::{Element, Plan};
 use std::time::{Duration, Instant};
 
@@ -42,10 +42,7 @@ pub(crate) fn measure<H: Harness, E: Element>(
     workload: &Workload,
     fresh: bool,
     budget: Duration,
-) -> Result<Vec<Measurement>>
-where
-    ErrorOf<H>: Send + Sync,
-{
+) -> Result<Vec<Measurement>> {
     let attention = workload.attention()?;
     let plan = workload.plan()?;
     let cut = Cut::new::<E>(harness, plan, attention)?;
@@ -67,10 +64,7 @@ where
 }
 
 /// Both passes over a packing that is prepared already.
-fn repetition<H: Harness, E: Element>(layer: &mut Layer<'_, H, E>, cut: &Cut<'_, H>) -> Result<Measurement>
-where
-    ErrorOf<H>: Send + Sync,
-{
+fn repetition<H: Harness, E: Element>(layer: &mut Layer<'_, H, E>, cut: &Cut<'_, H>) -> Result<Measurement> {
     let times = timing::both(layer, cut)?;
     Ok(Measurement { forward: times.forward, backward: times.backward, forward_flops: cut.forward_flops() })
 }
@@ -81,10 +75,7 @@ fn fresh_packing<H: Harness, E: Element>(
     layer: &mut Layer<'_, H, E>,
     workload: &Workload,
     random: &mut Random,
-) -> Result<Measurement>
-where
-    ErrorOf<H>: Send + Sync,
-{
+) -> Result<Measurement> {
     let lengths = packing::redraw(&workload.lengths, random);
     let begin = Instant::now();
     let plan = Plan::new(&lengths, workload.micro_sequence_length)?;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::ValueEnum;
 use microseq::cpu::{Cpu, CpuError, Isa};
-use microseq::dev::{ErrorOf, Harness, HostHarness};
+use microseq::dev::{Harness, HostHarness};
 use std::fmt;
 
 /// A device, by name.
@@ -22,9 +22,7 @@ pub(crate) trait Work {
     type Output;
 
     /// Does it on an open device.
-    fn on<H: Harness>(self, harness: &H, about: &About) -> Result<Self::Output>
-    where
-        ErrorOf<H>: Send + Sync;
+    fn on<H: Harness>(self, harness: &H, about: &About) -> Result<Self::Output>;
 }
 
 /// What a program may want to say of an open device.

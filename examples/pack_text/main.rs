@@ -26,7 +26,7 @@ use common::exit;
 use common::progress;
 use documents::Documents;
 use memory::Memory;
-use microseq::dev::{ErrorOf, Harness};
+use microseq::dev::Harness;
 use microseq::{DType, Element, Pass, Plan, Step, bf16, f16};
 use model::Model;
 use results::Differences;
@@ -51,10 +51,7 @@ struct Packing<'a> {
 impl Work for Packing<'_> {
     type Output = ();
 
-    fn on<H: Harness>(self, harness: &H, about: &About) -> Result<()>
-    where
-        ErrorOf<H>: Send + Sync,
-    {
+    fn on<H: Harness>(self, harness: &H, about: &About) -> Result<()> {
         typed(harness, &about.to_string(), self.args, self.documents)
     }
 }
@@ -80,10 +77,7 @@ fn header(args: &Args, documents: &Documents, device: &str) {
 }
 
 /// Runs in the type asked for; `name` tells the device.
-fn typed<H: Harness>(harness: &H, name: &str, args: &Args, documents: &Documents) -> Result<()>
-where
-    ErrorOf<H>: Send + Sync,
-{
+fn typed<H: Harness>(harness: &H, name: &str, args: &Args, documents: &Documents) -> Result<()> {
     match args.dtype.into() {
         DType::F32 => pack::<H, f32>(harness, name, args, documents),
         DType::F16 => pack::<H, f16>(harness, name, args, documents),
@@ -92,10 +86,7 @@ where
 }
 
 /// Runs the documents in steps and unsplit, and reports.
-fn pack<H: Harness, E: Element>(harness: &H, name: &str, args: &Args, documents: &Documents) -> Result<()>
-where
-    ErrorOf<H>: Send + Sync,
-{
+fn pack<H: Harness, E: Element>(harness: &H, name: &str, args: &Args, documents: &Documents) -> Result<()> {
     let attention = args.attention()?;
     let Documents { tokens, lengths } = documents;
     let plan = Plan::new(lengths, args.micro_sequence_length)?;

@@ -3,7 +3,7 @@
 use crate::model::Model;
 use crate::results::{LayerResults, Passes};
 use anyhow::Result;
-use microseq::dev::{ErrorOf, Harness, PreparedOf};
+use microseq::dev::{Harness, PreparedOf};
 use microseq::{
     Accumulate, Attention, Backward, Device, Element, Flush, Forward, Gather, KvMut, KvRef, Layout, Pass,
     Plan, Problem, RowsMut, RowsRef, Slot, Step, ViewError,
@@ -57,10 +57,7 @@ struct Saved<H: Harness, E: Element> {
     lse: H::Buffer<f32>,
 }
 
-impl<'a, H: Harness, E: Element> Runtime<'a, H, E>
-where
-    ErrorOf<H>: Send + Sync,
-{
+impl<'a, H: Harness, E: Element> Runtime<'a, H, E> {
     pub(crate) fn new(
         harness: &'a H,
         model: &'a Model<'a, E>,

@@ -30,7 +30,7 @@ use common::device::{self, About, DeviceName, Work};
 use common::exit;
 use common::tensors::Stored;
 use compare::Comparison;
-use microseq::dev::{ErrorOf, Harness};
+use microseq::dev::Harness;
 use microseq::{DType, Element, bf16, f16};
 use run::Output;
 use safetensors::Dtype;
@@ -89,10 +89,7 @@ struct Run<'a> {
 impl Work for Run<'_> {
     type Output = (DType, Vec<Output>);
 
-    fn on<H: Harness>(self, harness: &H, _: &About) -> Result<Self::Output>
-    where
-        ErrorOf<H>: Send + Sync,
-    {
+    fn on<H: Harness>(self, harness: &H, _: &About) -> Result<Self::Output> {
         outputs(harness, self.file, self.micro_sequence_length)
     }
 }
@@ -102,10 +99,7 @@ fn outputs<H: Harness>(
     harness: &H,
     file: &File<'_>,
     micro_sequence_length: Option<usize>,
-) -> Result<(DType, Vec<Output>)>
-where
-    ErrorOf<H>: Send + Sync,
-{
+) -> Result<(DType, Vec<Output>)> {
     match file.dtype()? {
         Dtype::F16 => typed::<H, f16>(harness, file, micro_sequence_length),
         Dtype::BF16 => typed::<H, bf16>(harness, file, micro_sequence_length),
@@ -117,10 +111,7 @@ fn typed<H: Harness, E: Element + Stored>(
     harness: &H,
     file: &File<'_>,
     micro_sequence_length: Option<usize>,
-) -> Result<(DType, Vec<Output>)>
-where
-    ErrorOf<H>: Send + Sync,
-{
+) -> Result<(DType, Vec<Output>)> {
     let case = file.case::<E>()?;
     if micro_sequence_length.is_some() && matches!(case.form, Form::Op { .. }) {
         eprintln!("note: the op form has no steps, --micro-sequence-length is not used");

@@ -3,8 +3,8 @@
 use crate::case::{Case, Form, Tensor};
 use crate::common::tensors::Stored;
 use anyhow::{Context, Result};
+use microseq::dev::Harness;
 use microseq::dev::run::{self, Options, Sequence, VarlenBatch};
-use microseq::dev::{ErrorOf, Harness};
 use microseq::{Element, Plan, Varlen};
 use safetensors::Dtype;
 
@@ -32,7 +32,6 @@ pub(crate) fn case<H, E>(
 where
     H: Harness,
     E: Element + Stored,
-    ErrorOf<H>: Send + Sync,
 {
     match &case.form {
         Form::Sequence { lengths, kv } => {
@@ -52,7 +51,6 @@ fn sequence<H, E>(harness: &H, case: &Case<E>, plan: Plan<'_>, kv: &Tensor<E>) -
 where
     H: Harness,
     E: Element + Stored,
-    ErrorOf<H>: Send + Sync,
 {
     let inputs = Sequence {
         plan,
@@ -81,7 +79,6 @@ fn op<H, E>(
 where
     H: Harness,
     E: Element + Stored,
-    ErrorOf<H>: Send + Sync,
 {
     let inputs = VarlenBatch {
         varlen,
