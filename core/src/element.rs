@@ -28,6 +28,25 @@ impl DType {
             Self::F16 | Self::Bf16 => 2,
         }
     }
+
+    /// The type in a message between ranks.
+    pub(crate) const fn word(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Bf16 => 2,
+        }
+    }
+
+    /// The inverse of [`word`](DType::word).
+    pub(crate) const fn from_word(word: u32) -> Option<Self> {
+        match word {
+            0 => Some(Self::F32),
+            1 => Some(Self::F16),
+            2 => Some(Self::Bf16),
+            _ => None,
+        }
+    }
 }
 
 impl core::fmt::Display for DType {

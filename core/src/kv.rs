@@ -141,6 +141,29 @@ impl<'a, S: Space, T: Scalar> KvMut<'a, S, T> {
         Ok(Self { parts })
     }
 
+    /// Parts the view before row `row`. Both parts may be written, by different work: the rows of sealed
+    /// steps and those that are open, say.
+    ///
+    /// # Errors
+    /// As [`RowsMut::split`].
+    pub fn split(self, row: usize) -> Result<(Self, Self), ViewError> {
+        match self.parts {
+            KvParts::Packed { memory, k, v } => {
+                let (at, [k_before, v_before], [k_behind, v_behind]) = Layout::split([k, v], row)?;
+                let (before, behind) = S::split_mut(memory, at);
+                let before = KvParts::Packed { memory: before, k: k_before, v: v_before };
+                let behind = KvParts::Packed { memory: behind, k: k_behind, v: v_behind };
+                Ok((Self { parts: before }, Self { parts: behind }))
+            }
+            KvParts::Separate { k, v } => {
+                let ((k_before, k_behind), (v_before, v_behind)) = (k.split(row)?, v.split(row)?);
+                let before = KvParts::Separate { k: k_before, v: v_before };
+                let behind = KvParts::Separate { k: k_behind, v: v_behind };
+                Ok((Self { parts: before }, Self { parts: behind }))
+            }
+        }
+    }
+
     /// Lends the view for a while.
     pub fn reborrow(&mut self) -> KvMut<'_, S, T> {
         let parts = match &mut self.parts {

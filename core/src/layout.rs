@@ -63,6 +63,18 @@ pub enum ViewError {
         /// Rows of the view.
         rows: usize,
     },
+    /// Rows that cannot be parted in memory: heads of rows lie behind those of later rows.
+    #[error(
+        "the view cannot be parted before row {row}: its heads, of stride {head_stride}, reach behind the next of its rows, of stride {row_stride}"
+    )]
+    Interleaved {
+        /// Where it was to be parted.
+        row: usize,
+        /// Elements from a row to the next.
+        row_stride: usize,
+        /// Elements from a head to the next.
+        head_stride: usize,
+    },
     /// Packed K/V needs as many value heads as key heads.
     #[error("packed K/V has {heads} heads, expected an even number: keys, then values")]
     OddPackedHeads {
@@ -253,6 +265,39 @@ impl Layout {
         }
         self.rows = rows.end - rows.start;
         Ok(self)
+    }
+
+    /// Parts layouts of one memory and one number of rows before row `row`: the element before which the
+    /// memory is to be parted, and the layouts of the two parts in theirs.
+    ///
+    /// # Errors
+    /// [`ViewError::Rows`], [`ViewError::Interleaved`].
+    pub(crate) fn split<const N: usize>(
+        layouts: [Self; N],
+        row: usize,
+    ) -> Result<(usize, [Self; N], [Self; N]), ViewError> {
+        let (mut before, mut behind) = (layouts, layouts);
+        let (mut end, mut begin) = (0, usize::MAX);
+        for (n, layout) in layouts.into_iter().enumerate() {
+            before[n] = layout.narrow(0..row)?;
+            behind[n] = layout.narrow(row..layout.rows)?;
+            if before[n].rows > 0 {
+                end = end.max(before[n].reach().ok_or(layout.overflow())?);
+            }
+            if behind[n].rows > 0 {
+                begin = begin.min(behind[n].offset);
+            }
+        }
+        let at = if begin == usize::MAX { end } else { begin };
+        if end > at {
+            let Self { row_stride, head_stride, .. } = layouts[0];
+            return Err(ViewError::Interleaved { row, row_stride, head_stride });
+        }
+        // Without rows a layout may say anything.
+        before.iter_mut().filter(|part| part.rows == 0).for_each(|part| part.offset = 0);
+        behind.iter_mut().for_each(|part| part.offset = part.offset.saturating_sub(at));
+        behind.iter_mut().filter(|part| part.rows == 0).for_each(|part| part.offset = 0);
+        Ok((at, before, behind))
     }
 
     /// The first and the second half of the heads: keys and values of a packed view.

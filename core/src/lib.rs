@@ -21,6 +21,8 @@
 //! 4. Views ([`RowsRef`], [`KvRef`], …) describe memory that the runtime owns.
 //! 5. [`Device::gather_into`], [`Device::forward`], [`Device::backward`] do the work;
 //!    [`Device::accumulate`] and [`Device::flush`] serve the gradient store.
+//! 6. Where several ranks share each step, [`Ranks::gather`] and [`Ranks::reduce`] move rows between
+//!    them.
 //!
 //! # For device authors
 //!
@@ -46,6 +48,7 @@ mod kv;
 mod layout;
 mod mask;
 mod plan;
+mod ranks;
 mod segment;
 mod slot;
 mod space;
@@ -65,6 +68,9 @@ pub use kv::{KvMut, KvParts, KvRef};
 pub use layout::{Layout, ViewError};
 pub use mask::Mask;
 pub use plan::{Plan, PlanError, Steps};
+pub use ranks::{
+    Agreement, Alone, Call, Collective, DEFAULT_TIMEOUT, Field, Occasion, Ranks, RanksError, Run, Runs,
+};
 pub use segment::{Segment, Segments};
 pub use slot::{Slot, SlotError};
 pub use space::{Host, Space};

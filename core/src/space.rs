@@ -23,6 +23,14 @@ pub trait Space: 'static + Sized {
     fn shorten<'s, 'a: 's, T: Scalar>(memory: Self::Ref<'a, T>) -> Self::Ref<'s, T>;
     /// Lends exclusive memory for a while.
     fn reborrow<'s, 'a: 's, T: Scalar>(memory: &'s mut Self::Mut<'a, T>) -> Self::Mut<'s, T>;
+    /// Parts exclusive memory before element `at`.
+    ///
+    /// # Panics
+    /// Where `at` is behind the end.
+    fn split_mut<'s, 'a: 's, T: Scalar>(
+        memory: Self::Mut<'a, T>,
+        at: usize,
+    ) -> (Self::Mut<'s, T>, Self::Mut<'s, T>);
     /// Lends exclusive memory as shared for a while.
     fn freeze<'s, 'a: 's, T: Scalar>(memory: &'s Self::Mut<'a, T>) -> Self::Ref<'s, T>;
 }
@@ -49,6 +57,10 @@ impl Space for Host {
 
     fn reborrow<'s, 'a: 's, T: Scalar>(memory: &'s mut &'a mut [T]) -> &'s mut [T] {
         memory
+    }
+
+    fn split_mut<'s, 'a: 's, T: Scalar>(memory: &'a mut [T], at: usize) -> (&'s mut [T], &'s mut [T]) {
+        memory.split_at_mut(at)
     }
 
     fn freeze<'s, 'a: 's, T: Scalar>(memory: &'s &'a mut [T]) -> &'s [T] {

@@ -160,6 +160,23 @@ impl<'a> Step<'a> {
         Ok((0..ranks).map(move |rank| step.part(rank, ranks)))
     }
 
+    /// The part of [`write`](Step::write) that rank `rank` of `ranks` owns: its share's rows, without a
+    /// walk over the documents.
+    ///
+    /// # Errors
+    /// [`StepError::ZeroRanks`], [`StepError::RankOutOfRange`].
+    pub const fn write_share(&self, rank: usize, ranks: usize) -> Result<Range<usize>, StepError> {
+        if ranks == 0 {
+            return Err(StepError::ZeroRanks);
+        }
+        if rank >= ranks {
+            return Err(StepError::RankOutOfRange { rank, ranks });
+        }
+        let rows = self.write_end - self.write_begin;
+        let begin = self.write_begin + part(rows, rank, ranks);
+        Ok(begin..self.write_begin + part(rows, rank + 1, ranks))
+    }
+
     /// The documents that touch `[begin, end)`, a part of this step's rows.
     const fn narrowed(mut self, begin: usize, end: usize) -> Self {
         while let Some((&length, rest)) = self.lengths.split_first() {

@@ -122,6 +122,17 @@ impl<'a, S: Space, T: Scalar> RowsMut<'a, S, T> {
         Ok(Self { layout: self.layout.narrow(rows)?, memory: self.memory })
     }
 
+    /// Parts the view before row `row`. Both parts may be written, by different work.
+    ///
+    /// # Errors
+    /// [`ViewError::Rows`]; [`ViewError::Interleaved`] where the two parts overlap in memory: heads of
+    /// rows instead of rows of heads.
+    pub fn split(self, row: usize) -> Result<(Self, Self), ViewError> {
+        let (at, [before], [behind]) = Layout::split([self.layout], row)?;
+        let (first, second) = S::split_mut(self.memory, at);
+        Ok((Self { memory: first, layout: before }, Self { memory: second, layout: behind }))
+    }
+
     /// Lends the view for a while.
     pub fn reborrow(&mut self) -> RowsMut<'_, S, T> {
         RowsMut { memory: S::reborrow(&mut self.memory), layout: self.layout }

@@ -83,6 +83,18 @@ impl Space for DeviceMemory {
         DeviceMut { address: memory.address, len: memory.len, lifetime: PhantomData }
     }
 
+    fn split_mut<'s, 'a: 's, T: Scalar>(
+        memory: DeviceMut<'a, T>,
+        at: usize,
+    ) -> (DeviceMut<'s, T>, DeviceMut<'s, T>) {
+        assert!(at <= memory.len, "element {at} of memory of {}", memory.len);
+        let behind = memory.address + (at * size_of::<T>()) as u64;
+        (
+            DeviceMut { address: memory.address, len: at, lifetime: PhantomData },
+            DeviceMut { address: behind, len: memory.len - at, lifetime: PhantomData },
+        )
+    }
+
     fn freeze<'s, 'a: 's, T: Scalar>(memory: &'s DeviceMut<'a, T>) -> DeviceRef<'s, T> {
         DeviceRef { address: memory.address, len: memory.len, lifetime: PhantomData }
     }

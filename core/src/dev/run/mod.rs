@@ -1,14 +1,16 @@
 //! Drives a device as a runtime would, over data that lies densely on the host.
 //!
 //! [`sequence`] runs a whole packed sequence step by step over one slot, with simulated ranks;
-//! [`varlen`] runs one plain varlen batch. Both poison every output beforehand, so what a device
+//! [`ranked`] runs one rank's part of it, over a transport; [`varlen`] runs one plain varlen batch. Both poison every output beforehand, so what a device
 //! leaves unwritten comes back as NaN.
 
 pub(crate) mod call;
+mod ranked;
 mod sequence;
 mod varlen;
 pub(crate) mod watched;
 
+pub use ranked::{RankedError, ranked, together};
 pub use sequence::{Options, Sequence, SequenceGradients, sequence};
 pub use varlen::{VarlenBatch, VarlenGradients, varlen};
 

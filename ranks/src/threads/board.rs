@@ -1,0 +1,121 @@
+//! The board on which ranks post where they are, and the parcels that they leave there.
+//!
+//! A rank posts for its collective `n` only after all have posted for `n - 1`, and comes to `n + 1` only
+//! after all have posted for `n`. So no rank is more than one ahead of another, and two places for each
+//! are enough: what was posted for `n` stays until all have done with it.
+
+use microseq_core::{Agreement, Call, Occasion, RanksError};
+use std::any::Any;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// What a rank says of itself.
+#[derive(Clone, Copy)]
+pub(super) enum Notice {
+    Making(Agreement),
+    At(Call),
+}
+
+impl Notice {
+    fn compare(&self, rank: usize, there: &Self) -> Result<(), RanksError> {
+        match (self, there) {
+            (Self::Making(here), Self::Making(there)) => here.compare(rank, there.words()),
+            (Self::At(here), Self::At(there)) => here.compare(rank, &there.words()),
+            _ => Err(RanksError::Garbled { rank }),
+        }
+    }
+
+    fn occasion(&self) -> Occasion {
+        match self {
+            Self::Making(_) => Occasion::Making,
+            Self::At(call) => Occasion::Call(*call),
+        }
+    }
+}
+
+/// A rank's parcel: a buffer of the depot, of whichever element type.
+pub(super) type Parcel = RwLock<Option<Box<dyn Any + Send + Sync>>>;
+
+pub(super) struct Board {
+    ranks: Mutex<Vec<Posted>>,
+    changed: Condvar,
+    parcels: Vec<[Parcel; 2]>,
+}
+
+/// What a rank has posted.
+#[derive(Clone, Default)]
+struct Posted {
+    count: u64,
+    notices: [Option<Notice>; 2],
+    left: bool,
+}
+
+impl Board {
+    pub(super) fn new(ranks: usize) -> Self {
+        Self {
+            ranks: Mutex::new(vec![Posted::default(); ranks]),
+            changed: Condvar::new(),
+            parcels: (0..ranks).map(|_| Default::default()).collect(),
+        }
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.parcels.len()
+    }
+
+    /// Where a rank leaves its parcel for collective `number`.
+    pub(super) fn parcel(&self, rank: usize, number: u64) -> &Parcel {
+        &self.parcels[rank][place(number)]
+    }
+
+    /// Says that a rank has come to collective `number`, and its parcel is there.
+    pub(super) fn post(&self, rank: usize, number: u64, notice: Notice) {
+        let posted = &mut self.lock()[rank];
+        posted.notices[place(number)] = Some(notice);
+        posted.count = number + 1;
+        self.changed.notify_all();
+    }
+
+    /// Says that a rank posts no more.
+    pub(super) fn leave(&self, rank: usize) {
+        self.lock()[rank].left = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until all ranks have come to collective `number`, and compares what they say.
+    pub(super) fn meet(&self, number: u64, here: Notice, timeout: Duration) -> Result<(), RanksError> {
+        let begin = Instant::now();
+        let mut ranks = self.lock();
+        loop {
+            let Some(absent) = absent(&ranks, number, &here)? else { return Ok(()) };
+            let Some(left) = timeout.checked_sub(begin.elapsed()) else {
+                return Err(RanksError::Absent { rank: absent, occasion: here.occasion(), waited: timeout });
+            };
+            let woken = self.changed.wait_timeout(ranks, left);
+            ranks = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// A panic leaves the list as it is: each change to it is one assignment after the other, and whoever
+    /// panicked will be seen to leave.
+    fn lock(&self) -> MutexGuard<'_, Vec<Posted>> {
+        self.ranks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The first rank that has not come to collective `number`, after comparing with those that have.
+fn absent(ranks: &[Posted], number: u64, here: &Notice) -> Result<Option<usize>, RanksError> {
+    for (rank, posted) in ranks.iter().enumerate().filter(|(_, posted)| posted.count > number) {
+        let there = posted.notices[place(number)].ok_or(RanksError::Garbled { rank })?;
+        here.compare(rank, &there)?;
+    }
+    let mut missing = ranks.iter().enumerate().filter(|(_, posted)| posted.count <= number);
+    match { missing.clone() }.find(|(_, posted)| posted.left) {
+        Some((rank, _)) => Err(RanksError::Left { rank, occasion: here.occasion() }),
+        None => Ok(missing.next().map(|(rank, _)| rank)),
+    }
+}
+
+fn place(number: u64) -> usize {
+    (number % 2) as usize
+}
