@@ -12,6 +12,12 @@ pub mod cpu {
     pub use microseq_cpu::*;
 }
 
+/// Transports between ranks on memory of the host: threads, and with the feature `mpi` processes.
+#[cfg(feature = "ranks")]
+pub mod ranks {
+    pub use microseq_ranks::*;
+}
+
 /// The CUDA device: NVIDIA GPUs of compute capability 8.0 and up, on the caller's memory and stream.
 #[cfg(feature = "cuda")]
 pub mod cuda {

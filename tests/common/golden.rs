@@ -53,7 +53,7 @@ impl Case<'_> {
     {
         let input = &self.input;
         let (q, kv, dout) = (input.tensor::<E>("q"), input.tensor::<E>("kv"), input.tensor::<E>("dout"));
-        let attention = self.attention(q.shape[1], kv.shape[1] / 2, q.shape[2]);
+        let attention = attention(input, q.shape[1], kv.shape[1] / 2, q.shape[2]);
         let lengths = input.lengths();
         let tokens = q.shape[0];
         for micro in micro_sequence_lengths(tokens, &attention) {
@@ -81,7 +81,7 @@ impl Case<'_> {
         let (cu_seqlens_q, cu_seqlens_k) = (input.integers("cu_seqlens_q"), input.integers("cu_seqlens_k"));
         let inputs = VarlenBatch {
             varlen: Varlen::new(&cu_seqlens_q, &cu_seqlens_k, q.shape[0], k.shape[0]).unwrap(),
-            attention: self.attention(q.shape[1], k.shape[1], q.shape[2]),
+            attention: attention(input, q.shape[1], k.shape[1], q.shape[2]),
             q: &q.elements,
             k: &k.elements,
             v: &v.elements,
@@ -96,24 +96,6 @@ impl Case<'_> {
         self.check("", "dv", &gradients.dv, E::DTYPE);
     }
 
-    fn attention(&self, heads: usize, kv_heads: usize, head_dim: usize) -> Attention {
-        let input = &self.input;
-        let mut attention = Attention::new(heads, kv_heads, head_dim).unwrap();
-        if input.number("causal") == Some(false) {
-            attention = attention.non_causal();
-        }
-        if let Some(scale) = input.number("scale") {
-            attention = attention.with_scale(scale).unwrap();
-        }
-        if let Some(window) = input.number("window") {
-            attention = attention.with_window(window).unwrap();
-        }
-        if let Some(softcap) = input.number("softcap") {
-            attention = attention.with_softcap(softcap).unwrap();
-        }
-        attention
-    }
-
     fn check<E: Element>(&self, cut: &str, tensor: &str, given: &[E], dtype: DType) {
         let quantity = match tensor {
             "out" => Quantity::Out,
@@ -125,8 +107,26 @@ impl Case<'_> {
     }
 }
 
+/// The operator of a case.
+pub(crate) fn attention(input: &File, heads: usize, kv_heads: usize, head_dim: usize) -> Attention {
+    let mut attention = Attention::new(heads, kv_heads, head_dim).unwrap();
+    if input.number("causal") == Some(false) {
+        attention = attention.non_causal();
+    }
+    if let Some(scale) = input.number("scale") {
+        attention = attention.with_scale(scale).unwrap();
+    }
+    if let Some(window) = input.number("window") {
+        attention = attention.with_window(window).unwrap();
+    }
+    if let Some(softcap) = input.number("softcap") {
+        attention = attention.with_softcap(softcap).unwrap();
+    }
+    attention
+}
+
 /// Steps that cut documents everywhere, a few times, and not at all. Non-causal attention wants
 /// whole documents.
-fn micro_sequence_lengths(tokens: usize, attention: &Attention) -> Vec<usize> {
+pub(crate) fn micro_sequence_lengths(tokens: usize, attention: &Attention) -> Vec<usize> {
     if attention.mask().causal { vec![5, tokens.div_ceil(3), tokens] } else { vec![tokens, 2 * tokens] }
 }

@@ -7,4 +7,5 @@ pub(crate) mod document;
 pub(crate) mod golden;
 pub(crate) mod guarded;
 pub(crate) mod operators;
+pub(crate) mod ranked;
 pub(crate) mod safetensors;

@@ -121,6 +121,11 @@ impl<D: Depot> Ranks for ThreadRanks<D> {
 }
 
 impl<D: Depot> ThreadRanks<D> {
+    /// Waits so long for other ranks from now on.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
     /// Leaves a parcel, lets `during` run, waits for the others' parcels and takes from them.
     fn exchange<E: Element, T>(
         &mut self,
