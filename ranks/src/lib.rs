@@ -19,8 +19,9 @@
 //! [`Ranks`]: microseq_core::Ranks
 //! [`DEFAULT_TIMEOUT`]: microseq_core::DEFAULT_TIMEOUT
 
-// #[cfg(feature = "mpi")]
-// pub mod mpi;
+#[cfg(feature = "mpi")]
+pub mod mpi;
+mod notice;
 mod threads;
 
 pub use threads::{Depot, HostDepot, Seat, ThreadRanks, ThreadsError, seats};

@@ -4,34 +4,11 @@
 //! after all have posted for `n`. So no rank is more than one ahead of another, and two places for each
 //! are enough: what was posted for `n` stays until all have done with it.
 
-use microseq_core::{Agreement, Call, Occasion, RanksError};
+use crate::notice::{Notice, Words};
+use microseq_core::RanksError;
 use std::any::Any;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-
-/// What a rank says of itself.
-#[derive(Clone, Copy)]
-pub(super) enum Notice {
-    Making(Agreement),
-    At(Call),
-}
-
-impl Notice {
-    fn compare(&self, rank: usize, there: &Self) -> Result<(), RanksError> {
-        match (self, there) {
-            (Self::Making(here), Self::Making(there)) => here.compare(rank, there.words()),
-            (Self::At(here), Self::At(there)) => here.compare(rank, &there.words()),
-            _ => Err(RanksError::Garbled { rank }),
-        }
-    }
-
-    fn occasion(&self) -> Occasion {
-        match self {
-            Self::Making(_) => Occasion::Making,
-            Self::At(call) => Occasion::Call(*call),
-        }
-    }
-}
 
 /// A rank's parcel: a buffer of the depot, of whichever element type.
 pub(super) type Parcel = RwLock<Option<Box<dyn Any + Send + Sync>>>;
@@ -46,7 +23,7 @@ pub(super) struct Board {
 #[derive(Clone, Default)]
 struct Posted {
     count: u64,
-    notices: [Option<Notice>; 2],
+    notices: [Words; 2],
     left: bool,
 }
 
@@ -69,9 +46,9 @@ impl Board {
     }
 
     /// Says that a rank has come to collective `number`, and its parcel is there.
-    pub(super) fn post(&self, rank: usize, number: u64, notice: Notice) {
+    pub(super) fn post(&self, rank: usize, number: u64, notice: &Notice) {
         let posted = &mut self.lock()[rank];
-        posted.notices[place(number)] = Some(notice);
+        posted.notices[place(number)] = notice.words();
         posted.count = number + 1;
         self.changed.notify_all();
     }
@@ -83,11 +60,11 @@ impl Board {
     }
 
     /// Waits until all ranks have come to collective `number`, and compares what they say.
-    pub(super) fn meet(&self, number: u64, here: Notice, timeout: Duration) -> Result<(), RanksError> {
+    pub(super) fn meet(&self, number: u64, here: &Notice, timeout: Duration) -> Result<(), RanksError> {
         let begin = Instant::now();
         let mut ranks = self.lock();
         loop {
-            let Some(absent) = absent(&ranks, number, &here)? else { return Ok(()) };
+            let Some(absent) = absent(&ranks, number, here)? else { return Ok(()) };
             let Some(left) = timeout.checked_sub(begin.elapsed()) else {
                 return Err(RanksError::Absent { rank: absent, occasion: here.occasion(), waited: timeout });
             };
@@ -106,8 +83,7 @@ impl Board {
 /// The first rank that has not come to collective `number`, after comparing with those that have.
 fn absent(ranks: &[Posted], number: u64, here: &Notice) -> Result<Option<usize>, RanksError> {
     for (rank, posted) in ranks.iter().enumerate().filter(|(_, posted)| posted.count > number) {
-        let there = posted.notices[place(number)].ok_or(RanksError::Garbled { rank })?;
-        here.compare(rank, &there)?;
+        here.compare(rank, &posted.notices[place(number)])?;
     }
     let mut missing = ranks.iter().enumerate().filter(|(_, posted)| posted.count <= number);
     match { missing.clone() }.find(|(_, posted)| posted.left) {

@@ -1,8 +1,9 @@
 //! The collectives.
 
-use super::board::{Board, Notice};
+use super::board::Board;
 use super::depot::{Depot, ErrorOf, SpaceOf};
 use super::error::ThreadsError;
+use crate::notice::Notice;
 use core::ops::Range;
 use microseq_core::{
     Accumulate, Agreement, Call, DEFAULT_TIMEOUT, Device, Element, Gather, KvMut, KvRef, Layout, Occasion,
@@ -54,8 +55,8 @@ impl Seat {
             return Err(RanksError::Size { agreed, size });
         }
         let notice = Notice::Making(*agreement);
-        place.board.post(place.rank, 0, notice);
-        place.board.meet(0, notice, timeout)?;
+        place.board.post(place.rank, 0, &notice);
+        place.board.meet(0, &notice, timeout)?;
         Ok(ThreadRanks { place, depot, timeout, number: 1, failed: None })
     }
 }
@@ -149,9 +150,10 @@ impl<D: Depot> ThreadRanks<D> {
         let exchange = Exchange { place: &self.place, depot: &self.depot, step, number, call };
 
         exchange.leave_parcel(rows.freeze()).map_err(ThreadsError::Device)?;
-        self.place.board.post(self.place.rank, number, Notice::At(call));
+        let notice = Notice::At(call);
+        self.place.board.post(self.place.rank, number, &notice);
         let done = during();
-        if let Err(error) = self.place.board.meet(number, Notice::At(call), self.timeout) {
+        if let Err(error) = self.place.board.meet(number, &notice, self.timeout) {
             breach.error = error;
             return Err(error.into());
         }
