@@ -69,7 +69,8 @@ pub use layout::{Layout, ViewError};
 pub use mask::Mask;
 pub use plan::{Plan, PlanError, Steps};
 pub use ranks::{
-    Agreement, Alone, Call, Collective, DEFAULT_TIMEOUT, Field, Occasion, Ranks, RanksError, Run, Runs,
+    Agreement, Alone, Call, Collective, DEFAULT_TIMEOUT, Field, Notice, Occasion, Ranks, RanksError, Run,
+    Runs,
 };
 pub use segment::{Segment, Segments};
 pub use slot::{Slot, SlotError};

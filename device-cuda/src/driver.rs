@@ -17,6 +17,7 @@ pub(crate) type Code = u32;
 /// The CUDA version that the kept PTX is made by.
 const MODULES_NEED: i32 = 13_000;
 const OUT_OF_MEMORY: Code = 2;
+const NOT_READY: Code = 600;
 
 macro_rules! driver {
     ($($name:ident: $symbol:literal($($type:ty),*);)*) => {
@@ -67,10 +68,13 @@ driver! {
     event_create: b"cuEventCreate\0"(*mut CUevent, c_uint);
     event_destroy: b"cuEventDestroy_v2\0"(CUevent);
     event_record: b"cuEventRecord\0"(CUevent, CUstream);
+    event_query: b"cuEventQuery\0"(CUevent);
     event_synchronise: b"cuEventSynchronize\0"(CUevent);
     event_elapsed: b"cuEventElapsedTime\0"(*mut f32, CUevent, CUevent);
     allocate: b"cuMemAllocAsync\0"(*mut CUdeviceptr, usize, CUstream);
     free: b"cuMemFreeAsync\0"(CUdeviceptr, CUstream);
+    host_allocate: b"cuMemAllocHost_v2\0"(*mut *mut c_void, usize);
+    host_free: b"cuMemFreeHost\0"(*mut c_void);
     upload: b"cuMemcpyHtoDAsync_v2\0"(CUdeviceptr, *const c_void, usize, CUstream);
     download: b"cuMemcpyDtoHAsync_v2\0"(*mut c_void, CUdeviceptr, usize, CUstream);
     fill: b"cuMemsetD8Async\0"(CUdeviceptr, u8, usize, CUstream);
@@ -118,6 +122,14 @@ impl Driver {
             return Err(CudaError::OutOfMemory { bytes });
         }
         self.check(call, code)
+    }
+
+    /// As [`check`](Driver::check), for calls that tell whether something is done.
+    pub(crate) fn check_done(&self, call: &'static str, code: Code) -> Result<bool, CudaError> {
+        if code == NOT_READY {
+            return Ok(false);
+        }
+        self.check(call, code).map(|()| true)
     }
 
     fn name_of(&self, code: Code) -> String {

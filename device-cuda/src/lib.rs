@@ -38,6 +38,8 @@ mod error;
 mod harness;
 mod memory;
 mod module;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 mod prepared;
 mod schedule;
 mod shape;

@@ -128,6 +128,17 @@ impl Event {
         driver.check("cuEventSynchronize", unsafe { (driver.event_synchronise)(self.raw) })
     }
 
+    /// Whether the work before the mark is done. Does not wait.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn is_done(&self) -> Result<bool, CudaError> {
+        let _current = self.context.enter()?;
+        let driver = self.context.driver;
+        // SAFETY: the event lives.
+        driver.check_done("cuEventQuery", unsafe { (driver.event_query)(self.raw) })
+    }
+
     /// The time on the device from an earlier mark to this one; both must be past.
     ///
     /// # Errors

@@ -21,7 +21,6 @@
 
 #[cfg(feature = "mpi")]
 pub mod mpi;
-mod notice;
 mod threads;
 
 pub use threads::{Depot, HostDepot, Seat, ThreadRanks, ThreadsError, seats};

@@ -34,17 +34,19 @@
 //! # For authors of transports
 //!
 //! Compare an [`Agreement`] once, when the group is made, and a [`Call`] for every collective, before
-//! anything is written. Let every wait end. After a failure return the same error from then on: where
+//! anything is written; [`Notice`] puts both into words. Let every wait end. After a failure return the same error from then on: where
 //! the ranks stand is no longer known.
 
 mod agreement;
 mod call;
 mod error;
+mod notice;
 mod runs;
 
 pub use agreement::{Agreement, Field};
 pub use call::{Call, Collective};
 pub use error::{Occasion, RanksError};
+pub use notice::Notice;
 pub use runs::{Run, Runs};
 
 use crate::{Element, KvMut, Space, Step};
@@ -88,7 +90,7 @@ pub trait Ranks {
     ///
     /// # Errors
     /// [`RanksError::Shape`] and [`RanksError::NotDense`] before anything is written and before `during`
-    /// runs; what goes wrong among the ranks after `during` ran. The rows are unspecified then.
+    /// runs; what goes wrong among the ranks, mostly after it. The rows are unspecified then.
     fn gather<E: Element, T>(
         &mut self,
         layer: u32,

@@ -2,10 +2,12 @@
 
 use super::MpiError;
 use super::raw::{Comm, Kind, Request};
-use crate::notice::{Notice, Words};
 use core::ffi::{c_int, c_void};
-use microseq_core::RanksError;
+use microseq_core::{Notice, RanksError};
 use std::time::{Duration, Instant};
+
+/// A notice in words.
+type Words = [u64; Notice::WORDS];
 
 const NOTICE: c_int = 1;
 const READY: c_int = 2;
@@ -82,7 +84,7 @@ impl Exchange {
     ) -> Self {
         let letters = Letters {
             notice: here.words(),
-            notices: vec![[0; 16]; size],
+            notices: vec![[0; Notice::WORDS]; size],
             readies: vec![0; size],
             ..Letters::default()
         };

@@ -4,12 +4,12 @@ use super::MpiError;
 use super::engine::Engine;
 use super::exchange::{Exchange, Move};
 use super::raw::{Comm, Kind, is_running};
-use crate::notice::Notice;
 use core::ffi::c_int;
 use core::marker::PhantomData;
 use core::ops::Range;
 use microseq_core::{
-    Agreement, Call, DEFAULT_TIMEOUT, Element, Host, KvMut, Occasion, Ranks, RanksError, Run, Runs, Step,
+    Agreement, Call, DEFAULT_TIMEOUT, Element, Host, KvMut, Notice, Occasion, Ranks, RanksError, Run, Runs,
+    Step,
 };
 use mpi::environment::Universe;
 use mpi::ffi::MPI_Comm;

@@ -4,8 +4,7 @@
 //! after all have posted for `n`. So no rank is more than one ahead of another, and two places for each
 //! are enough: what was posted for `n` stays until all have done with it.
 
-use crate::notice::{Notice, Words};
-use microseq_core::RanksError;
+use microseq_core::{Notice, RanksError};
 use std::any::Any;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -23,7 +22,7 @@ pub(super) struct Board {
 #[derive(Clone, Default)]
 struct Posted {
     count: u64,
-    notices: [Words; 2],
+    notices: [[u64; Notice::WORDS]; 2],
     left: bool,
 }
 

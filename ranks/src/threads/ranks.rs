@@ -3,11 +3,10 @@
 use super::board::Board;
 use super::depot::{Depot, ErrorOf, SpaceOf};
 use super::error::ThreadsError;
-use crate::notice::Notice;
 use core::ops::Range;
 use microseq_core::{
-    Accumulate, Agreement, Call, DEFAULT_TIMEOUT, Device, Element, Gather, KvMut, KvRef, Layout, Occasion,
-    Ranks, RanksError, RowsMut, RowsRef, Step, StepError, ViewError,
+    Accumulate, Agreement, Call, DEFAULT_TIMEOUT, Device, Element, Gather, KvMut, KvRef, Layout, Notice,
+    Occasion, Ranks, RanksError, RowsMut, RowsRef, Step, StepError, ViewError,
 };
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;

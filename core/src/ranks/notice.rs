@@ -1,14 +1,13 @@
 //! What a rank says of itself when ranks meet: words of one size, whatever they meet for.
 
-use microseq_core::{Agreement, Call, Occasion, RanksError};
+use super::{Agreement, Call, Occasion, RanksError};
 
-/// A notice in words, to be compared with a rank's own.
-pub(crate) type Words = [u64; 16];
-
-/// What a rank says of itself.
-#[derive(Clone, Copy)]
-pub(crate) enum Notice {
+/// What a rank says of itself, for transports to exchange and compare before anything is moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// What it was given, when the group is made.
     Making(Agreement),
+    /// The collective that it has come to.
     At(Call),
 }
 
@@ -17,8 +16,12 @@ const MAKING: u64 = 1;
 const AT: u64 = 2;
 
 impl Notice {
-    pub(crate) fn words(&self) -> Words {
-        let mut words = [0; 16];
+    /// Words that a notice is told in.
+    pub const WORDS: usize = 16;
+
+    /// The notice in words.
+    pub fn words(&self) -> [u64; Self::WORDS] {
+        let mut words = [0; Self::WORDS];
         let (first, rest) = words.split_at_mut(1);
         match self {
             Self::Making(agreement) => {
@@ -34,7 +37,10 @@ impl Notice {
     }
 
     /// Compares with what another rank says.
-    pub(crate) fn compare(&self, rank: usize, there: &Words) -> Result<(), RanksError> {
+    ///
+    /// # Errors
+    /// [`RanksError::Differs`], [`RanksError::OtherCall`], [`RanksError::Garbled`].
+    pub fn compare(&self, rank: usize, there: &[u64; Self::WORDS]) -> Result<(), RanksError> {
         let (first, rest) = (there[0], &there[1..]);
         match (self, first) {
             (Self::Making(here), MAKING) => {
@@ -50,7 +56,7 @@ impl Notice {
     }
 
     /// What the ranks meet for.
-    pub(crate) fn occasion(&self) -> Occasion {
+    pub const fn occasion(&self) -> Occasion {
         match self {
             Self::Making(_) => Occasion::Making,
             Self::At(call) => Occasion::Call(*call),

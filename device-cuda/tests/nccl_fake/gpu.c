@@ -1,0 +1,340 @@
+/* A pretended driver and a pretended NCCL, in one library: what src/driver.rs and src/nccl/api.rs call,
+ * over the host's memory. Streams are threads that take their work in order, so that what is asynchronous
+ * on a GPU is so here; collectives wait for all their ranks, and for ever where ranks differ, until they
+ * are aborted. There are no kernels.
+ *
+ * Everything is under one lock: this is for tests of order, arithmetic and failures, not of speed. */
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEVICES 4
+#define RANKS 8
+#define PENDING 1024
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+
+/* --- streams and events --- */
+
+typedef struct Event { uint64_t asked, done; } Event;
+
+typedef struct Comm Comm;
+typedef struct Collective {
+    int kind, root; /* kinds: 0 all-gather, 1 broadcast, 2 reduce-scatter, 3 reduce */
+    char *send, *receive;
+    size_t bytes;
+    Comm *comm;
+    uint64_t number;
+} Collective;
+
+enum { COPY, FILL, FREE, RECORD, WAIT, COLLECTIVE };
+typedef struct Work {
+    int what;
+    char *to;
+    const char *from;
+    size_t bytes;
+    Event *event;
+    uint64_t mark;
+    Collective collective;
+    struct Work *next;
+} Work;
+
+typedef struct Stream { Work *first, **last; int busy; } Stream;
+
+static void collect(Collective *);
+
+static void *run(void *argument) {
+    Stream *stream = argument;
+    pthread_mutex_lock(&lock);
+    for (;;) {
+        while (!stream->first) pthread_cond_wait(&changed, &lock);
+        Work *work = stream->first;
+        switch (work->what) {
+        case COPY: memcpy(work->to, work->from, work->bytes); break;
+        case FILL: memset(work->to, (int)work->mark, work->bytes); break;
+        case FREE: free(work->to); break;
+        case RECORD: work->event->done = work->mark; break;
+        case WAIT: while (work->event->done < work->mark) pthread_cond_wait(&changed, &lock); break;
+        case COLLECTIVE: collect(&work->collective); break;
+        }
+        stream->first = work->next;
+        if (!stream->first) stream->last = &stream->first;
+        free(work);
+        pthread_cond_broadcast(&changed);
+    }
+    return 0;
+}
+
+static Stream *new_stream(void) {
+    Stream *stream = calloc(1, sizeof *stream);
+    stream->last = &stream->first;
+    pthread_t thread;
+    pthread_create(&thread, 0, run, stream);
+    pthread_detach(thread);
+    return stream;
+}
+
+static void push(Stream *stream, Work work) {
+    Work *copy = malloc(sizeof *copy);
+    *copy = work;
+    copy->next = 0;
+    pthread_mutex_lock(&lock);
+    *stream->last = copy;
+    stream->last = &copy->next;
+    pthread_cond_broadcast(&changed);
+    pthread_mutex_unlock(&lock);
+}
+
+/* --- the driver --- */
+
+int cuInit(unsigned flags) { (void)flags; return 0; }
+int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
+int cuGetErrorName(int code, const char **name) { (void)code; *name = "CUDA_ERROR_PRETENDED"; return 0; }
+int cuDeviceGetCount(int *count) { *count = DEVICES; return 0; }
+int cuDeviceGet(int *device, int number) { *device = number; return 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    (void)device;
+    *value = attribute == 75 ? 8 : attribute == 76 ? 0 : 100 * 1024;
+    return 0;
+}
+int cuDeviceGetName(char *name, int length, int device) { (void)device; strncpy(name, "pretended", length); return 0; }
+int cuDevicePrimaryCtxRetain(void **context, int device) { *context = (void *)(intptr_t)(device + 1); return 0; }
+int cuDevicePrimaryCtxRelease_v2(int device) { (void)device; return 0; }
+
+static __thread int current, depth, stack[64];
+int cuCtxPushCurrent_v2(void *context) { stack[depth++] = current; current = (int)(intptr_t)context; return 0; }
+int cuCtxPopCurrent_v2(void **context) { *context = (void *)(intptr_t)current; current = stack[--depth]; return 0; }
+
+int cuModuleLoadData(void **module, const void *image) { (void)module; (void)image; return 801; }
+int cuModuleUnload(void *module) { (void)module; return 0; }
+int cuModuleGetFunction(void **function, void *module, const char *name) { (void)function; (void)module; (void)name; return 801; }
+int cuFuncSetAttribute(void *function, int attribute, int value) { (void)function; (void)attribute; (void)value; return 801; }
+int cuLaunchKernel(void) { return 801; }
+
+int cuStreamCreate(Stream **stream, unsigned flags) { (void)flags; *stream = new_stream(); return 0; }
+int cuStreamDestroy_v2(Stream *stream) { (void)stream; return 0; } /* its thread stays, as its work may */
+int cuStreamSynchronize(Stream *stream) {
+    pthread_mutex_lock(&lock);
+    while (stream->first) pthread_cond_wait(&changed, &lock);
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+int cuEventCreate(Event **event, unsigned flags) { (void)flags; *event = calloc(1, sizeof **event); return 0; }
+int cuEventDestroy_v2(Event *event) { (void)event; return 0; } /* work that names it may be left */
+int cuEventRecord(Event *event, Stream *stream) {
+    pthread_mutex_lock(&lock);
+    uint64_t mark = ++event->asked;
+    pthread_mutex_unlock(&lock);
+    push(stream, (Work){.what = RECORD, .event = event, .mark = mark});
+    return 0;
+}
+int cuStreamWaitEvent(Stream *stream, Event *event, unsigned flags) {
+    (void)flags;
+    pthread_mutex_lock(&lock);
+    uint64_t mark = event->asked;
+    pthread_mutex_unlock(&lock);
+    push(stream, (Work){.what = WAIT, .event = event, .mark = mark});
+    return 0;
+}
+int cuEventQuery(Event *event) {
+    pthread_mutex_lock(&lock);
+    int done = event->done >= event->asked;
+    pthread_mutex_unlock(&lock);
+    return done ? 0 : 600;
+}
+int cuEventSynchronize(Event *event) {
+    pthread_mutex_lock(&lock);
+    while (event->done < event->asked) pthread_cond_wait(&changed, &lock);
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+int cuEventElapsedTime(float *time, Event *from, Event *to) { (void)from; (void)to; *time = 1; return 0; }
+
+int cuMemAllocAsync(uint64_t *address, size_t bytes, Stream *stream) {
+    (void)stream;
+    char *memory = malloc(bytes);
+    if (!memory) return 2;
+    *address = (uint64_t)(uintptr_t)memory;
+    return 0;
+}
+int cuMemFreeAsync(uint64_t address, Stream *stream) {
+    push(stream, (Work){.what = FREE, .to = (char *)(uintptr_t)address});
+    return 0;
+}
+int cuMemAllocHost_v2(void **memory, size_t bytes) { *memory = malloc(bytes); return *memory ? 0 : 2; }
+int cuMemFreeHost(void *memory) { free(memory); return 0; }
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, Stream *stream) {
+    push(stream, (Work){.what = COPY, .to = (char *)(uintptr_t)to, .from = from, .bytes = bytes});
+    return 0;
+}
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, Stream *stream) {
+    push(stream, (Work){.what = COPY, .to = to, .from = (char *)(uintptr_t)from, .bytes = bytes});
+    return 0;
+}
+int cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, Stream *stream) {
+    push(stream, (Work){.what = FILL, .to = (char *)(uintptr_t)to, .bytes = bytes, .mark = value});
+    return 0;
+}
+
+/* --- NCCL --- */
+
+typedef struct { char bytes[128]; } Id;
+typedef struct Group {
+    uint64_t id;
+    int size, here;
+    Collective *come[PENDING][RANKS]; /* by number and rank */
+    int gone[PENDING];
+    struct Group *next;
+} Group;
+struct Comm { Group *group; int rank, size, device, blocking, aborted, error; uint64_t number; };
+
+static Group *groups;
+static uint64_t ids;
+static int version = 22907, left_open, refused;
+
+/* For tests. */
+void pretend_version(int given) { version = given; }
+void pretend_error(Comm *comm, int code) { comm->error = code; }
+int pretend_left_open(void) { return left_open; }
+void pretend_refusal(int code) { refused = code; }
+
+int ncclGetVersion(int *given) { *given = version; return 0; }
+int ncclGetUniqueId(Id *id) {
+    pthread_mutex_lock(&lock);
+    memset(id, 0, sizeof *id);
+    *(uint64_t *)id->bytes = ++ids;
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+const char *ncclGetErrorString(int code) { return code == 6 ? "remote process exited or there was a network error" : "pretended error"; }
+const char *ncclGetLastError(Comm *comm) { (void)comm; return "pretended detail\n"; }
+
+int ncclCommInitRankConfig(Comm **comm, int size, Id id, int rank, const char *config) {
+    size_t bytes;
+    uint32_t magic;
+    int blocking;
+    memcpy(&bytes, config, sizeof bytes);
+    memcpy(&magic, config + 8, sizeof magic);
+    memcpy(&blocking, config + 16, sizeof blocking);
+    if (bytes != 24 || magic != 0xcafebeef || rank < 0 || rank >= size || size > RANKS) return 4;
+    pthread_mutex_lock(&lock);
+    Group *group = groups;
+    while (group && group->id != *(uint64_t *)id.bytes) group = group->next;
+    if (!group) {
+        group = calloc(1, sizeof *group);
+        group->id = *(uint64_t *)id.bytes;
+        group->size = size;
+        group->next = groups;
+        groups = group;
+    }
+    group->here++;
+    left_open++;
+    *comm = calloc(1, sizeof **comm);
+    **comm = (Comm){.group = group, .rank = rank, .size = size, .device = current - 1, .blocking = blocking};
+    pthread_cond_broadcast(&changed);
+    while (blocking && group->here < size) pthread_cond_wait(&changed, &lock);
+    pthread_mutex_unlock(&lock);
+    return blocking ? 0 : 7;
+}
+int ncclCommGetAsyncError(Comm *comm, int *state) {
+    pthread_mutex_lock(&lock);
+    *state = comm->error ? comm->error : comm->group->here < comm->size ? 7 : 0;
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+int ncclCommCount(Comm *comm, int *count) { *count = comm->size; return 0; }
+int ncclCommUserRank(Comm *comm, int *rank) { *rank = comm->rank; return 0; }
+int ncclCommCuDevice(Comm *comm, int *device) { *device = comm->device; return 0; }
+int ncclCommFinalize(Comm *comm) { (void)comm; return 0; }
+int ncclCommDestroy(Comm *comm) {
+    (void)comm; /* work that names it may be left */
+    pthread_mutex_lock(&lock);
+    left_open--;
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+int ncclCommAbort(Comm *comm) {
+    pthread_mutex_lock(&lock);
+    comm->aborted = 1;
+    left_open--;
+    pthread_cond_broadcast(&changed);
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+int ncclGroupStart(void) { return 0; }
+int ncclGroupEnd(void) { return 0; }
+
+/* Whether all ranks have come to the collective, and to the same. */
+static int agreed(Collective **come, int size) {
+    for (int rank = 0; rank < size; rank++)
+        if (!come[rank] || come[rank]->kind != come[0]->kind || come[rank]->bytes != come[0]->bytes ||
+            come[rank]->root != come[0]->root)
+            return 0;
+    return 1;
+}
+
+/* Sums of what the ranks have at `offset`, this rank's first. */
+static void sum(Collective *own, Collective **come, size_t offset) {
+    float *sums = malloc(own->bytes);
+    for (int n = 0; n < own->comm->size; n++) {
+        const float *from = (float *)(come[(own->comm->rank + n) % own->comm->size]->send + offset);
+        for (size_t i = 0; i < own->bytes / 4; i++) sums[i] = n ? sums[i] + from[i] : from[i];
+    }
+    memcpy(own->receive, sums, own->bytes);
+    free(sums);
+}
+
+static void collect(Collective *own) {
+    Comm *comm = own->comm;
+    Group *group = comm->group;
+    Collective **come = group->come[own->number % PENDING];
+    int *gone = &group->gone[own->number % PENDING];
+    come[comm->rank] = own;
+    pthread_cond_broadcast(&changed);
+    while (!agreed(come, comm->size) && !comm->aborted) pthread_cond_wait(&changed, &lock);
+    if (comm->aborted) {
+        come[comm->rank] = 0;
+        return;
+    }
+    switch (own->kind) {
+    case 0:
+        for (int rank = 0; rank < comm->size; rank++)
+            memmove(own->receive + rank * own->bytes, come[rank]->send, own->bytes);
+        break;
+    case 1: memmove(own->receive, come[own->root]->send, own->bytes); break;
+    case 2: sum(own, come, comm->rank * own->bytes); break;
+    case 3: if (own->root == comm->rank) sum(own, come, 0); break;
+    }
+    ++*gone;
+    pthread_cond_broadcast(&changed);
+    while (*gone < comm->size && *gone && !comm->aborted) pthread_cond_wait(&changed, &lock);
+    come[comm->rank] = 0;
+    if (*gone == comm->size) *gone = 0;
+    pthread_cond_broadcast(&changed);
+}
+
+static int start(Comm *comm, Stream *stream, Collective collective) {
+    if (refused) return refused;
+    collective.comm = comm;
+    collective.number = comm->number++;
+    push(stream, (Work){.what = COLLECTIVE, .collective = collective});
+    return comm->blocking ? 0 : 7;
+}
+int ncclAllGather(void *send, void *receive, size_t count, int type, Comm *comm, Stream *stream) {
+    if (type != 0) return 4;
+    return start(comm, stream, (Collective){.kind = 0, .send = send, .receive = receive, .bytes = count});
+}
+int ncclBroadcast(void *send, void *receive, size_t count, int type, int root, Comm *comm, Stream *stream) {
+    if (type != 0) return 4;
+    return start(comm, stream, (Collective){.kind = 1, .root = root, .send = send, .receive = receive, .bytes = count});
+}
+int ncclReduceScatter(void *send, void *receive, size_t count, int type, int op, Comm *comm, Stream *stream) {
+    if (type != 7 || op != 0) return 4;
+    return start(comm, stream, (Collective){.kind = 2, .send = send, .receive = receive, .bytes = 4 * count});
+}
+int ncclReduce(void *send, void *receive, size_t count, int type, int op, int root, Comm *comm, Stream *stream) {
+    if (type != 7 || op != 0) return 4;
+    return start(comm, stream, (Collective){.kind = 3, .root = root, .send = send, .receive = receive, .bytes = 4 * count});
+}
