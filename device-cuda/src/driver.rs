@@ -20,10 +20,10 @@ const OUT_OF_MEMORY: Code = 2;
 const NOT_READY: Code = 600;
 
 macro_rules! driver {
-    ($($name:ident: $symbol:literal($($type:ty),*);)*) => {
+    ($($(#[$when:meta])? $name:ident: $symbol:literal($($type:ty),*);)*) => {
         /// The functions that this crate calls.
         pub(crate) struct Driver {
-            $(pub(crate) $name: unsafe extern "C" fn($($type),*) -> Code,)*
+            $($(#[$when])? pub(crate) $name: unsafe extern "C" fn($($type),*) -> Code,)*
             /// Keeps the functions where they are.
             _library: Library,
         }
@@ -33,7 +33,7 @@ macro_rules! driver {
                 Ok(Self {
                     // SAFETY: cuda.h declares the symbol with these parameters and an `int`-sized
                     // enumeration as result, in every version since the symbol's own `_v2`.
-                    $($name: *unsafe { library.get($symbol)? },)*
+                    $($(#[$when])? $name: *unsafe { library.get($symbol)? },)*
                     _library: library,
                 })
             }
@@ -73,7 +73,9 @@ driver! {
     event_elapsed: b"cuEventElapsedTime\0"(*mut f32, CUevent, CUevent);
     allocate: b"cuMemAllocAsync\0"(*mut CUdeviceptr, usize, CUstream);
     free: b"cuMemFreeAsync\0"(CUdeviceptr, CUstream);
+    #[cfg(feature = "nccl")]
     host_allocate: b"cuMemAllocHost_v2\0"(*mut *mut c_void, usize);
+    #[cfg(feature = "nccl")]
     host_free: b"cuMemFreeHost\0"(*mut c_void);
     upload: b"cuMemcpyHtoDAsync_v2\0"(CUdeviceptr, *const c_void, usize, CUstream);
     download: b"cuMemcpyDtoHAsync_v2\0"(*mut c_void, CUdeviceptr, usize, CUstream);

@@ -3,7 +3,7 @@
 //! | transport | between | feature |
 //! |---|---|---|
 //! | [`ThreadRanks`] | threads of a process, on any device | |
-//! | [`mpi::MpiRanks`](https://docs.rs/microseq-ranks) | processes, on one machine or many | `mpi` |
+//! | `mpi::MpiRanks` | processes, on one machine or many | `mpi` |
 //!
 //! Between NVIDIA GPUs there is NCCL, in `microseq-cuda`. One rank alone needs none of them:
 //! [`Alone`](microseq_core::Alone) is in core.
