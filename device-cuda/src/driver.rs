@@ -7,6 +7,8 @@
 use crate::CudaError;
 use core::ffi::{c_char, c_int, c_uint, c_void};
 use cust::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream};
+#[cfg(feature = "nccl")]
+use cust::sys::{CUmemAccessDesc, CUmemoryPool};
 use libloading::Library;
 use std::ffi::CStr;
 use std::sync::OnceLock;
@@ -73,6 +75,12 @@ driver! {
     event_elapsed: b"cuEventElapsedTime\0"(*mut f32, CUevent, CUevent);
     allocate: b"cuMemAllocAsync\0"(*mut CUdeviceptr, usize, CUstream);
     free: b"cuMemFreeAsync\0"(CUdeviceptr, CUstream);
+    #[cfg(feature = "nccl")]
+    can_access: b"cuDeviceCanAccessPeer\0"(*mut c_int, CUdevice, CUdevice);
+    #[cfg(feature = "nccl")]
+    pool: b"cuDeviceGetMemPool\0"(*mut CUmemoryPool, CUdevice);
+    #[cfg(feature = "nccl")]
+    pool_access: b"cuMemPoolSetAccess\0"(CUmemoryPool, *const CUmemAccessDesc, usize);
     #[cfg(feature = "nccl")]
     host_allocate: b"cuMemAllocHost_v2\0"(*mut *mut c_void, usize);
     #[cfg(feature = "nccl")]

@@ -10,6 +10,16 @@
 //! the second behind all that was given to the first; what is given to the first while `during` runs
 //! overlaps with it; what comes afterwards waits for it, on the device. The host does not wait.
 //!
+//! Collectives cannot be captured in a CUDA graph.
+//!
+//! # Ranks of one process
+//!
+//! Between GPUs of one process NCCL lets one write straight into the other's memory. [`Buffer`]'s is
+//! opened for that. Where a runtime's own slots and gradient stores are not reached by the other GPUs
+//! (memory of pools, say), set `NCCL_P2P_DIRECT_DISABLE=1`; one process for each GPU needs nothing.
+//!
+//! [`Buffer`]: crate::Buffer
+//!
 //! # When ranks fail
 //!
 //! Every collective is preceded by one of 128 bytes a rank, that says what is about to be moved. A thread
@@ -31,6 +41,7 @@
 mod api;
 mod communicator;
 mod error;
+mod peers;
 mod pinned;
 mod ranks;
 mod shared;

@@ -3,6 +3,7 @@
 use super::api::{Nccl, UniqueId};
 use super::communicator::Communicator;
 use super::error::NcclError;
+use super::peers;
 use super::shared::{Shared, State};
 use super::transfers::{Rows, Shares, Transfer};
 use crate::Cuda;
@@ -61,6 +62,7 @@ impl NcclRanks {
             return Err(RanksError::from(error).into());
         }
         check_streams(&streams)?;
+        peers::introduce(ordinal(streams.compute))?;
         let communicator = {
             let _current = streams.compute.stream().context().enter()?;
             Communicator::new(nccl, id, (rank, ranks), timeout)?
@@ -86,6 +88,7 @@ impl NcclRanks {
         timeout: Duration,
     ) -> Result<Self, NcclError> {
         check_streams(&streams)?;
+        peers::introduce(ordinal(streams.compute))?;
         // SAFETY: the caller's promise.
         let communicator = unsafe { Communicator::borrowed(nccl, communicator) }?;
         Self::of(communicator, agreement, streams, timeout)

@@ -19,6 +19,9 @@ const WATCH: Duration = Duration::from_millis(50);
 /// if it broke off at once.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// How long a group that is done waits for the others to close it together.
+const CLOSING: Duration = Duration::from_secs(5);
+
 /// Between two looks of a rank that waits.
 const NAP: Duration = Duration::from_micros(20);
 
@@ -181,7 +184,7 @@ impl Drop for State {
         let stream = self.transfers.stream().clone();
         let Ok(_current) = stream.context().enter() else { return };
         match self.wait_while(|state| !state.under_way.is_empty()) {
-            Ok(()) => self.communicator.close(self.timeout),
+            Ok(()) => self.communicator.close(self.timeout.min(CLOSING)),
             // What was under way may hang for ever, and use the tags when it ends.
             Err(_) if !self.communicator.is_owned() => return,
             Err(_) => {}

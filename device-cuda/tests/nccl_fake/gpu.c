@@ -163,6 +163,12 @@ int cuMemFreeAsync(uint64_t address, Stream *stream) {
     push(stream, (Work){.what = FREE, .to = (char *)(uintptr_t)address});
     return 0;
 }
+int cuDeviceCanAccessPeer(int *can, int device, int peer) { *can = device != peer; return 0; }
+int cuDeviceGetMemPool(void **pool, int device) { *pool = (void *)(intptr_t)(device + 1); return 0; }
+int cuMemPoolSetAccess(void *pool, const int *access, size_t count) {
+    /* location type "device", a number, "read and write" */
+    return count == 1 && access[0] == 1 && access[1] != (int)(intptr_t)pool - 1 && access[2] == 3 ? 0 : 1;
+}
 int cuMemAllocHost_v2(void **memory, size_t bytes) { *memory = malloc(bytes); return *memory ? 0 : 2; }
 int cuMemFreeHost(void *memory) { free(memory); return 0; }
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, Stream *stream) {

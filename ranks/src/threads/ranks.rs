@@ -76,6 +76,29 @@ impl Drop for Place {
 ///
 /// Each rank may be on a device of its own, if the devices reach each other's memory. While `during`
 /// runs, the other ranks can already read what this one gave.
+///
+/// ```
+/// use microseq_core::dev::Reference; // or any other device on the host's memory
+/// use microseq_core::{Agreement, Attention, DType, KvMut, Plan, Ranks, RowsMut};
+/// use microseq_ranks::{HostDepot, seats};
+///
+/// let (plan, attention) = (Plan::new(&[3, 5], 8).unwrap(), Attention::new(1, 1, 2).unwrap());
+/// let agreement = Agreement::new(&plan, &attention, DType::F32, 2);
+/// std::thread::scope(|scope| {
+///     for seat in seats(2).unwrap() {
+///         scope.spawn(move || {
+///             let mut ranks = seat.join(HostDepot(Reference), &agreement).unwrap();
+///             let step = plan.steps().next().unwrap();
+///             // The slot's rows, 4 elements each; this rank fills in its own.
+///             let (own, mut slot) = (step.write_share(ranks.rank(), 2).unwrap(), vec![0.0; 8 * 4]);
+///             slot[own.start * 4..own.end * 4].fill(ranks.rank() as f32);
+///             let rows = RowsMut::of_slice(&mut slot, attention.kv_layout(8)).unwrap();
+///             ranks.gather(0, &step, KvMut::packed(rows).unwrap(), || ()).unwrap();
+///             assert_eq!((slot[0], slot[31]), (0.0, 1.0));
+///         });
+///     }
+/// });
+/// ```
 pub struct ThreadRanks<D> {
     place: Place,
     depot: D,
