@@ -1,6 +1,8 @@
 //! Ranks that disagree, or whose slots cannot be moved.
 
 use crate::Process;
+use microseq::ranks::mpi::bindings::Threading;
+use microseq::ranks::mpi::bindings::traits::{Communicator, Destination, Source};
 use microseq::ranks::mpi::{MpiError, MpiRanks};
 use microseq::{
     Agreement, Attention, Call, Collective, DType, Element, Field, Host, KvMut, Layout, Occasion, Operand,
@@ -58,7 +60,8 @@ pub(crate) fn all(process: &Process) -> usize {
     if process.size == 1 {
         return 1;
     }
-    1 + agreements(process) + calls(process) + absences(process) + panics(process)
+    meanwhile(process);
+    2 + agreements(process) + calls(process) + absences(process) + panics(process)
 }
 
 /// Refused before anything moves; the group goes on.
@@ -96,6 +99,25 @@ fn misfits(process: &Process) {
         for n in 4 * row..4 * row + 4 {
             assert_eq!((k[n], v[n]), (size as f32 * n as f32, -(size as f32) * n as f32));
         }
+    }
+}
+
+/// Rank 1's gather is over while rank 0 still does something else: rows travel meanwhile, if MPI lets a
+/// thread of the group's own move them.
+fn meanwhile(process: &Process) {
+    if process.threads != Threading::Multiple {
+        return;
+    }
+    let mut group = process.group(&agreement(process.size)).unwrap();
+    let layout = attention().kv_layout(5);
+    let mut memory = vec![1.0f32; layout.rows() * layout.row_stride()];
+    let other_work = || match process.rank {
+        0 => process.world.process_at_rank(1).receive::<i32>().0,
+        _ => 5,
+    };
+    assert_eq!(group.gather(0, &step(0), view(&mut memory, layout), other_work), Ok(5));
+    if process.rank == 1 {
+        process.world.process_at_rank(0).send(&5i32);
     }
 }
 

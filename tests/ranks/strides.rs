@@ -63,6 +63,29 @@ fn fill(memory: &mut [f32], layout: Layout, value: impl Fn(usize, usize) -> f32)
     }
 }
 
+/// Rank 1's gather is over while rank 0 still does something else: rows travel meanwhile.
+#[test]
+fn rows_travel_meanwhile() {
+    let (over, heard) = std::sync::mpsc::channel();
+    let heard = std::sync::Mutex::new(heard);
+    each_rank(2, |seat| {
+        let (plan, rank) = (Plan::new(&[2], 2).unwrap(), seat.rank());
+        let step = plan.steps().next().unwrap();
+        let mut group = join(seat, &Agreement::new(&plan, &attention(), DType::F32, 2)).unwrap();
+        let mut memory = vec![1.0f32; 2 * attention().kv_layout(2).row_stride()];
+        let rows = RowsMut::<Host, f32>::of_slice(&mut memory, attention().kv_layout(2)).unwrap();
+        let other_work = || {
+            if rank == 0 {
+                heard.lock().unwrap().recv().unwrap()
+            }
+        };
+        group.gather(0, &step, KvMut::packed(rows).unwrap(), other_work).unwrap();
+        if rank == 1 {
+            over.send(()).unwrap();
+        }
+    });
+}
+
 /// Sums go in the order of the ranks, whatever rank they are for: 1e8 + 1 - 1e8 is 0 in f32, in
 /// another order it is 1.
 #[test]

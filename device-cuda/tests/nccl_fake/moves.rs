@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("separate_keys_and_values_arrive", separate_keys_and_values_arrive),
     ("rows_of_16_bits_arrive", rows_of_16_bits_arrive),
     ("many_collectives_may_be_under_way", many_collectives_may_be_under_way),
+    ("rows_travel_meanwhile", rows_travel_meanwhile),
     ("one_rank_moves_nothing", one_rank_moves_nothing),
     ("one_rank_can_be_made_to_call", one_rank_can_be_made_to_call),
     ("one_stream_will_do", one_stream_will_do),
@@ -112,6 +113,27 @@ fn many_collectives_may_be_under_way() {
         group.finish().unwrap();
         for memory in memories {
             assert!(memory.download().unwrap().iter().enumerate().all(|(n, &x)| x == value(n)));
+        }
+    });
+}
+
+/// Rank 1's gather is over while rank 0 still does something else.
+fn rows_travel_meanwhile() {
+    let (over, heard) = std::sync::mpsc::channel();
+    let heard = std::sync::Mutex::new(heard);
+    each_member(2, |gpu, mut group| {
+        let layout = attention().kv_layout(6);
+        let mut memory = own_rows(gpu, &group, &step(0), layout);
+        let first = group.rank() == 0;
+        let other_work = || {
+            if first {
+                heard.lock().unwrap().recv().unwrap()
+            }
+        };
+        group.gather(0, &step(0), packed(&mut memory, layout), other_work).unwrap();
+        group.finish().unwrap();
+        if !first {
+            over.send(()).unwrap();
         }
     });
 }
