@@ -59,18 +59,18 @@ macro_rules! api {
         /// The functions that this crate calls.
         pub(crate) struct Api {
             $(pub(crate) $name: unsafe extern "C" fn($($type),*) -> $result,)*
-            /// Keeps the functions where they are.
-            _library: Library,
         }
 
         impl Api {
             fn find(library: Library) -> Result<Self, libloading::Error> {
-                Ok(Self {
+                let api = Self {
                     // SAFETY: nccl.h declares the symbol with these parameters, in every version from
                     // 2.14 on; enumerations are as large as `int`, handles are pointers.
                     $($name: *unsafe { library.get($symbol)? },)*
-                    _library: library,
-                })
+                };
+                // It stays: NCCL has threads, and handlers for the end of the process.
+                core::mem::forget(library);
+                Ok(api)
             }
         }
     };

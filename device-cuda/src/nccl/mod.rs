@@ -14,9 +14,11 @@
 //!
 //! # Ranks of one process
 //!
-//! Between GPUs of one process NCCL lets one write straight into the other's memory. [`Buffer`]'s is
-//! opened for that. Where a runtime's own slots and gradient stores are not reached by the other GPUs
-//! (memory of pools, say), set `NCCL_P2P_DIRECT_DISABLE=1`; one process for each GPU needs nothing.
+//! Between GPUs of one process NCCL lets one write straight into the other's memory, unless
+//! `NCCL_P2P_DIRECT_DISABLE=1` is set. Then [`Buffer`]'s memory is opened for that; a runtime's own slots
+//! and gradient stores must be within the other GPUs' reach, which memory of pools is not by itself. And
+//! the host waits in each collective until all ranks have come and agree, so that none writes where it
+//! should not. Set the variable, or take a process for each GPU, and it does not wait.
 //!
 //! [`Buffer`]: crate::Buffer
 //!

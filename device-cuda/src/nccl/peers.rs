@@ -10,10 +10,20 @@ use cust::sys::{CUdevice, CUmemAccess_flags, CUmemAccessDesc, CUmemLocation, CUm
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
+/// GPUs that are or were ranks of this process.
+static RANKS: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
+
+/// Whether a GPU of this process may write into another's user memory: then what ranks say must be compared
+/// before anything is moved, since a rank that counts otherwise would write where it should not. Asked when
+/// ranks have met.
+pub(crate) fn write_directly() -> bool {
+    let several = RANKS.lock().unwrap_or_else(PoisonError::into_inner).len() > 1;
+    several && std::env::var_os("NCCL_P2P_DIRECT_DISABLE").is_none_or(|value| value != "1")
+}
+
 /// Lets this GPU and those that are ranks of this process already into each other's pools. A rank does so
 /// before it meets the others, so all have when they have met.
 pub(crate) fn introduce(ordinal: usize) -> Result<(), CudaError> {
-    static RANKS: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
     let mut ranks = RANKS.lock().unwrap_or_else(PoisonError::into_inner);
     for &other in ranks.iter().filter(|&&other| other != ordinal) {
         let_in(ordinal, other)?;

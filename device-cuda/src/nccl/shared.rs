@@ -2,6 +2,7 @@
 
 use super::communicator::Communicator;
 use super::error::NcclError;
+use super::peers;
 use super::tags::{SLOTS, Tags};
 use super::transfers::Transfer;
 use crate::Cuda;
@@ -98,13 +99,48 @@ impl State {
         // SAFETY: the tags are ours, and last until the stream has come past this.
         unsafe { self.communicator.put(&[tag], stream.as_raw(), occasion, timeout) }?;
         self.tags.fetch(slot)?;
-        let told = Some(stream.record()?);
+        let mut told = Some(stream.record()?);
+        if !transfers.is_empty() && peers::write_directly() {
+            self.meet(&notice, slot, &mut told, begun)?;
+        }
         if !transfers.is_empty() {
             // SAFETY: the caller vouches for them.
             unsafe { self.communicator.put(transfers, stream.as_raw(), occasion, timeout) }?;
         }
         self.number += 1;
         self.under_way.push_back(Collective { notice, slot, told, done: stream.record()?, begun });
+        Ok(())
+    }
+
+    /// Waits for what all ranks say, and compares it.
+    fn meet(
+        &mut self,
+        notice: &Notice,
+        slot: usize,
+        told: &mut Option<Event>,
+        begun: Instant,
+    ) -> Result<(), NcclError> {
+        while let Some(event) = told {
+            if event.is_done()? {
+                *told = None;
+                return self.compare_one(notice, slot);
+            }
+            self.communicator.state()?;
+            if begun.elapsed() > self.timeout {
+                return Err(RanksError::Stuck { occasion: notice.occasion(), waited: self.timeout }.into());
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Compares what all ranks say; it is on the host.
+    fn compare_one(&self, notice: &Notice, slot: usize) -> Result<(), NcclError> {
+        for rank in 0..self.communicator.size {
+            // SAFETY: the caller has seen the event that came behind the slot's copies.
+            let said = unsafe { self.tags.said(slot, rank) };
+            notice.compare(rank, &said)?;
+        }
         Ok(())
     }
 
@@ -137,17 +173,15 @@ impl State {
 
     /// Compares what ranks say, as far as it has come.
     fn compare(&mut self) -> Result<(), NcclError> {
-        for collective in &mut self.under_way {
-            let Some(told) = &collective.told else { continue };
-            if !told.is_done()? {
+        for n in 0..self.under_way.len() {
+            let Collective { notice, slot, told, .. } = &mut self.under_way[n];
+            let (notice, slot) = (*notice, *slot);
+            let Some(event) = told else { continue };
+            if !event.is_done()? {
                 break;
             }
-            collective.told = None;
-            for rank in 0..self.communicator.size {
-                // SAFETY: the event came behind the slot's copies.
-                let said = unsafe { self.tags.said(collective.slot, rank) };
-                collective.notice.compare(rank, &said)?;
-            }
+            *told = None;
+            self.compare_one(&notice, slot)?;
         }
         Ok(())
     }
