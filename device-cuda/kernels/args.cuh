@@ -30,6 +30,23 @@ struct Tile {
 };
 static_assert(sizeof(Tile) == 24, "src/args.rs has the same size");
 
+// A tile of a document's keys and the query tiles that see some of it, for backward_wgmma, whose query
+// tiles are whole tokens: tile `t` holds the queries at positions [t * tokens, (t + 1) * tokens).
+struct KeyTile {
+    i32 key_row;                 // the first key's row in k, v, dk, dv
+    i32 keys;                    // of the document from there on; may be more than a tile has
+    i32 key;                     // the first key's place in its document
+    i32 position_row;            // the row in q that position 0 has or would have; may be below 0
+    i32 row_begin, row_end;      // the document's rows in q
+    i32 begin, end;              // the query tiles
+    i32 first_begin, first_end;  // those of them to whose dq these keys are the first to add
+    i32 last_end;                // those before it: to whose dq they are the last to add
+    i32 whole_begin[2];          // by half of the keys: the query tiles of which every query...
+    i32 whole_end[2];            // ... sees all of the half
+    i32 number;                  // of tile 0 among the query tiles of the step; may be below 0
+};
+static_assert(sizeof(KeyTile) == 64, "src/args.rs has the same size");
+
 // Arguments of every attention kernel; each kernel's head comment says which fields it reads.
 struct Attention {
     View q, k, v, out, dout, dq;  // elements
@@ -37,7 +54,7 @@ struct Attention {
     u64 stats;   // Stats [heads][rows], scratch from `prepare`
     u64 dq_sum;  // f32, scratch: running sums of dq, one block per query tile
     u64 turns;   // u32, scratch: a ticket counter, then one count per query tile
-    u64 tiles;   // Tile [tile_count], in the order in which to begin them
+    u64 tiles;   // Tile or KeyTile [tile_count], in the order in which to begin them
     i32 tile_count;
     i32 turn_count;  // entries of `turns` that `prepare` sets to zero
     i32 rows;        // row stride of `stats` between heads

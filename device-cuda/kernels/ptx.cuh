@@ -111,6 +111,12 @@ __device__ inline u32 ld_relaxed(const u32* address) {
     return r;
 }
 
+__device__ inline u32 ld_acquire(const u32* address) {
+    u32 r;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(r) : "l"(address) : "memory");
+    return r;
+}
+
 __device__ inline void st_relaxed(u32* address, u32 value) {
     asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }

@@ -1,4 +1,4 @@
-// Who works on what, and in which order; no arithmetic on elements. Host twin: `src/schedule.rs`.
+// Who works on what, and in which order; no arithmetic on elements. Host twin: `src/schedule/mod.rs`.
 //
 // Query rows. The query heads that share a K/V head are laid out beside each other: query row `f`
 // of a document is head `f % group` of token `f / group`. A tile of rows then meets one K/V tile,

@@ -13,7 +13,13 @@ import sys
 
 import torch
 
-from driver import NO_WINDOW, Call, Schedule, Scratch, Shape, step_documents
+import driver
+import driver_sm90
+from driver import NO_WINDOW, step_documents
+
+if torch.cuda.get_device_capability() == (9, 0) and "--sm80" not in sys.argv:
+    driver = driver_sm90
+Call, Schedule, Scratch, Shape = driver.Call, driver.Schedule, driver.Scratch, driver.Shape
 
 
 def captured(work):

@@ -1,18 +1,19 @@
 """The kernels as Python functions over torch tensors, for checks and timings without the crate.
 
 Loads the kept PTX through the CUDA driver and launches on torch's current stream. The argument
-block and the tile lists repeat kernels/args.cuh and src/schedule.rs.
+block and the tile lists repeat kernels/args.cuh and src/schedule/.
 """
 
 import ctypes
 import functools
 import math
+import os
 import pathlib
 import struct
 
 import torch
 
-PTX = pathlib.Path(__file__).resolve().parents[2] / "ptx"
+PTX = pathlib.Path(os.environ.get("MICROSEQ_PTX", pathlib.Path(__file__).resolve().parents[2] / "ptx"))
 CUDA = ctypes.CDLL("libcuda.so.1")
 NO_WINDOW = 2**31 - 1
 NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}

@@ -1,0 +1,426 @@
+// Attention forward on the warpgroup's matrix unit, compute capability 9.0.
+//
+// The same sums as forward_mma.cu, tile of keys by tile of keys ascending from the document's begin:
+//
+//     s = q k^T;  m' = max(m, rowmax s);  p = exp2(s - m');  a = exp2(m - m')
+//     l = a l + rowsum p;  o = a o + p v
+//
+// and at the end out = o / l, lse = ln 2 (m + log2 l). Blocks stay: each walks its share of the query
+// tiles (README.md draws the pipeline). One warp brings q, k, v; two warpgroups of 64 rows each
+// compute. A warpgroup issues the next s before it waits for this o, and exponentiates meanwhile; the
+// two take turns in issuing, so that one exponentiates while the other multiplies.
+//
+// A tile of query rows is whole tokens: ROWS / group of them, with all heads of the K/V group.
+//
+// Rows are independent of each other in every step, and a key tile of which a row sees nothing
+// leaves that row as it was (p = 0, a = 1), so a row's bits depend on its document alone.
+//
+// Reads q, k, v (tensor maps), tiles (query tiles). Writes out (=), lse (=): every row of every tile, 0
+// and -inf for rows that see no key.
+#include "query.cuh"
+#include "shape_sm90.cuh"
+
+using Shape = ForwardWarpgroups<HEAD_DIM>;
+constexpr int D = HEAD_DIM;
+constexpr int ROWS = Shape::ROWS;
+constexpr int KEYS = Shape::KEYS;
+constexpr int GROUPS = Shape::GROUPS;
+constexpr int WARPS = GROUPS * 4;
+constexpr int PART = Shape::PART;
+constexpr int PARTS = D / PART;
+constexpr int THREADS = (GROUPS + 1) * 128;
+
+struct Args {
+    Attention attention;
+    TensorMap q, k, v;
+};
+static_assert(sizeof(Args) == 704, "src/args.rs has the same size");
+
+// Addresses in shared memory.
+struct Shared {
+    u32 q, k, v;
+    u32 q_here, q_free, k_here, k_free, v_here, v_free, tail;
+
+    __device__ explicit Shared(u32 base) {
+        q = base;
+        k = q + Shape::QUERY_STAGES * Shape::QUERY_TILE;
+        v = k + Shape::STAGES * Shape::KEY_TILE;
+        q_here = v + Shape::STAGES * Shape::KEY_TILE;
+        q_free = q_here + Shape::QUERY_STAGES * 8;
+        k_here = q_free + Shape::QUERY_STAGES * 8;
+        k_free = k_here + Shape::STAGES * 8;
+        v_here = k_free + Shape::STAGES * 8;
+        v_free = v_here + Shape::STAGES * 8;
+        tail = v_free + Shape::STAGES * 8;
+    }
+
+    __device__ void init() const {
+        for (i32 i = 0; i < Shape::QUERY_STAGES; ++i) {
+            mbarrier_init(q_here + i * 8, 1);
+            mbarrier_init(q_free + i * 8, WARPS);
+        }
+        for (i32 i = 0; i < Shape::STAGES; ++i) {
+            mbarrier_init(k_here + i * 8, 1);
+            mbarrier_init(k_free + i * 8, WARPS);
+            mbarrier_init(v_here + i * 8, 1);
+            mbarrier_init(v_free + i * 8, WARPS);
+        }
+        mbarrier_init(tail, 1);
+        fence_mbarrier_init();
+    }
+};
+
+// This block's share of the work, by turns from the front and from the back of each run of as many
+// pieces as there are blocks: pieces are sorted, so shares come out even.
+struct Share {
+    i32 round;
+    __device__ Share() : round(0) {}
+    __device__ i32 next() {
+        const i32 blocks = gridDim.x, block = blockIdx.x;
+        const i32 at = round * blocks + (round % 2 ? blocks - 1 - block : block);
+        ++round;
+        return at;
+    }
+};
+
+// A tile of query rows of one K/V head.
+struct Piece {
+    Document document;
+    i32 kv_head;
+    i32 tokens;  // of a tile
+    QueryRows rows;
+    Range seen;
+    i32 first;  // key of the first tile of keys
+
+    __device__ Piece(const Attention& args, i32 at)
+        : document(reinterpret_cast<const Tile*>(args.tiles)[at / args.kv_heads], args),
+          kv_head(at % args.kv_heads),
+          tokens(ROWS / args.group),
+          rows(document, document.tile.begin, tokens * args.group),
+          seen(rows.seen(document)),
+          first(seen.begin / KEYS * KEYS) {}
+};
+
+// ---- the warp that brings tiles
+
+__device__ inline void load_values(const Shared& shared, const Ring& here, u32& tail_parity,
+                                   const Piece& piece, i32 key0, const TensorMap& map) {
+    const u32 tile = shared.v + here.stage * Shape::KEY_TILE;
+    const bool whole = key0 + KEYS <= piece.document.tile.keys;
+    const u32 barrier = whole ? here.barrier() : shared.tail;
+    if (threadIdx.x % 32 == 0) {
+        mbarrier_arrive_expect_tx(barrier, Shape::KEY_TILE);
+        load_panels<KEYS, D>(tile, map, piece.kv_head, piece.document.tile.key_row + key0, barrier);
+    }
+    if (whole) return;
+    while (!mbarrier_try_wait(shared.tail, tail_parity)) {
+    }
+    tail_parity ^= 1;
+    zero_rows<KEYS, D>(tile, piece.document.tile.keys - key0, KEYS);
+    fence_proxy_async();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(here.barrier());
+}
+
+__device__ inline void bring_tiles(const Shared& shared, const Args& args) {
+    const Attention& attention = args.attention;
+    const i32 pieces = attention.tile_count * attention.kv_heads;
+    const bool leader = threadIdx.x % 32 == 0;
+    Ring q_here(shared.q_here, 0), q_free(shared.q_free, 1);
+    Ring k_here(shared.k_here, 0), k_free(shared.k_free, 1);
+    Ring v_here(shared.v_here, 0), v_free(shared.v_free, 1);
+    u32 tail_parity = 0;
+
+    Share share;
+    for (i32 at = share.next(); at < pieces; at = share.next()) {
+        const Piece piece(attention, at);
+        if (piece.seen.empty()) continue;
+        q_free.wait();
+        if (leader) {
+            const i32 rows = piece.tokens * attention.group;
+            mbarrier_arrive_expect_tx(q_here.barrier(), panels(D) * rows * PANEL_ROW_BYTES);
+            load_panels<ROWS, D>(shared.q + q_here.stage * Shape::QUERY_TILE, args.q,
+                                 piece.kv_head * attention.group,
+                                 piece.document.tile.query_row + piece.rows.token, q_here.barrier());
+        }
+        q_here.advance<Shape::QUERY_STAGES>();
+        q_free.advance<Shape::QUERY_STAGES>();
+        for (i32 key0 = piece.first; key0 < piece.seen.end; key0 += KEYS) {
+            k_free.wait();
+            if (leader) {
+                mbarrier_arrive_expect_tx(k_here.barrier(), Shape::KEY_TILE);
+                load_panels<KEYS, D>(shared.k + k_here.stage * Shape::KEY_TILE, args.k, piece.kv_head,
+                                     piece.document.tile.key_row + key0, k_here.barrier());
+            }
+            k_here.advance<Shape::STAGES>();
+            k_free.advance<Shape::STAGES>();
+            v_free.wait();
+            load_values(shared, v_here, tail_parity, piece, key0, args.v);
+            v_here.advance<Shape::STAGES>();
+            v_free.advance<Shape::STAGES>();
+        }
+    }
+}
+
+// ---- the warpgroups that compute
+
+using S = f32[KEYS / 2];
+using P = u32[KEYS / 16][4];
+using O = f32[PARTS][PART / 2];
+
+// Of this thread's two rows.
+struct Softmax {
+    Range seen[2];
+    f32 maximum[2];
+    f32 sum[2];  // this thread's share
+    Range all;   // keys that every row of the warpgroup sees
+
+    __device__ Softmax(const Piece& piece, i32 row0) {
+        const QueryRows& rows = piece.rows;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const i32 row = row0 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4 + half * 8;
+            seen[half] = rows.visible(piece.document, row);
+            maximum[half] = -INFINITY_F32;
+            sum[half] = 0.f;
+        }
+        const i32 begin = max(rows.valid_begin, row0), end = min(rows.valid_end, row0 + 64);
+        all = {0, 0x7fffffff};
+        if (begin < end)
+            all = {rows.visible(piece.document, end - 1).begin, rows.visible(piece.document, begin).end};
+    }
+};
+
+__device__ inline void mask(S& s, const Softmax& state, i32 key0) {
+    const i32 column = key0 + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const i32 begin = state.seen[half].begin - column, end = state.seen[half].end - column;
+#pragma unroll
+        for (int n = 0; n < KEYS / 8; ++n)
+#pragma unroll
+            for (int i = 0; i < 2; ++i)
+                if (n * 8 + i < begin || n * 8 + i >= end) s[n * 4 + half * 2 + i] = -INFINITY_F32;
+    }
+}
+
+// The four threads of a row agree on its maximum or sum.
+__device__ inline f32 row_max(f32 x) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xffffffff, x, 2));
+}
+
+__device__ inline f32 row_sum(f32 x) {
+    x += __shfl_xor_sync(0xffffffff, x, 1);
+    return x + __shfl_xor_sync(0xffffffff, x, 2);
+}
+
+// s becomes p; maximum and sum move on; `shrink` is what o is to be multiplied by.
+__device__ inline void softmax_step(S& s, Softmax& state, f32 (&shrink)[2], f32 to_log2) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        f32 highest = state.maximum[half];
+#pragma unroll
+        for (int n = 0; n < KEYS / 8; ++n)
+            highest = fmaxf(highest, fmaxf(s[n * 4 + half * 2], s[n * 4 + half * 2 + 1]));
+        highest = row_max(highest);
+        // A row that has seen nothing yet: any finite base gives p = 0.
+        const f32 base = highest == -INFINITY_F32 ? 0.f : highest * to_log2;
+        shrink[half] = ex2(state.maximum[half] * to_log2 - base);
+        state.maximum[half] = highest;
+        f32 sum = state.sum[half] * shrink[half];
+#pragma unroll
+        for (int n = 0; n < KEYS / 8; ++n)
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                f32& x = s[n * 4 + half * 2 + i];
+                x = ex2(fmaf(x, to_log2, -base));
+                sum += x;
+            }
+        state.sum[half] = sum;
+    }
+}
+
+__device__ inline void narrow(P& p, const S& s) {
+#pragma unroll
+    for (int k = 0; k < KEYS / 16; ++k)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            p[k][i] = ELEMENT::pair(s[k * 8 + i * 2], s[k * 8 + i * 2 + 1]);
+}
+
+__device__ inline void scale(O& o, const f32 (&factor)[2]) {
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part)
+#pragma unroll
+        for (int i = 0; i < PART / 2; ++i) o[part][i] *= factor[i / 2 % 2];
+}
+
+// s = q k^T, on its way when this returns.
+__device__ inline void multiply_qk(S& s, const AlongColumns<ROWS>& q, const AlongColumns<KEYS>& k) {
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < D / 16; ++i) wgmma_shared<false, false>(s, q.step(i), k.step(i), i > 0);
+    wgmma_commit_group();
+}
+
+// o += p v, likewise.
+__device__ inline void multiply_pv(O& o, const P& p, u32 v_tile) {
+    wgmma_fence();
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part) {
+        const AlongRows<KEYS> v(v_tile, part * PART / PANEL_COLS);
+#pragma unroll
+        for (int k = 0; k < KEYS / 16; ++k) wgmma_registers<true>(o[part], p[k], v.step(k), true);
+    }
+    wgmma_commit_group();
+}
+
+__device__ inline void release(const Ring& ring) {
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(ring.barrier());
+}
+
+// Four threads hold four words each, word `n` of thread `t` being part `t` of chunk `n`; afterwards
+// thread `t` has the four parts of chunk `t`.
+__device__ inline void transpose(u32 (&w)[4]) {
+    const i32 t = threadIdx.x % 4;
+#pragma unroll
+    for (int step = 1; step < 4; step *= 2)
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+            if (n & step) continue;
+            const u32 given = __shfl_xor_sync(0xffffffff, t & step ? w[n] : w[n | step], step);
+            if (t & step) w[n] = given; else w[n | step] = given;
+        }
+}
+
+__device__ inline void write_rows(const O& o, const Softmax& state, const Piece& piece, i32 row0,
+                                  const Attention& args) {
+    const Scores scores(args);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const f32 sum = row_sum(state.sum[half]);
+        const i32 r = row0 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4 + half * 8;
+        const bool valid = piece.rows.valid(r);
+        const QueryRow row = piece.rows.at(piece.document, r);
+        const f32 inverse = sum > 0.f ? 1.f / sum : 0.f;
+        uint4* out = reinterpret_cast<uint4*>(
+            query_address<ELEMENT>(args.out, piece.document, row, piece.kv_head));
+#pragma unroll
+        for (int n = 0; n < D / 8; n += 4) {
+            u32 w[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const f32* x = &o[(n + i) * 8 / PART][(n + i) * 8 % PART / 2 + half * 2];
+                w[i] = ELEMENT::pair(canonical(x[0] * inverse), canonical(x[1] * inverse));
+            }
+            transpose(w);
+            const i32 chunk = n + threadIdx.x % 4;
+            if (valid && chunk * 8 < args.head_dim) out[chunk] = make_uint4(w[0], w[1], w[2], w[3]);
+        }
+        if (valid && threadIdx.x % 4 == 0) {
+            f32* lse = lse_address(args, piece.document, row, piece.kv_head);
+            *lse = sum > 0.f ? LN_2 * (state.maximum[half] * scores.to_log2 + log2f(sum))
+                             : -INFINITY_F32;
+        }
+    }
+}
+
+// The warpgroups' turns to issue products.
+__device__ inline void wait_for_turn(i32 group) { bar_sync(1 + group, GROUPS * 128); }
+__device__ inline void pass_turn(i32 group) { bar_arrive(1 + (group + 1) % GROUPS, GROUPS * 128); }
+
+__device__ inline void compute(const Shared& shared, const Args& args, i32 group) {
+    const Attention& attention = args.attention;
+    const i32 pieces = attention.tile_count * attention.kv_heads;
+    const f32 to_log2 = attention.scale * LOG2_E;
+    const i32 row0 = group * 64;
+    Ring q_here(shared.q_here, 0), q_free(shared.q_free, 0);
+    Ring k_here(shared.k_here, 0), k_free(shared.k_free, 0);
+    Ring v_here(shared.v_here, 0), v_free(shared.v_free, 0);
+    if (group == GROUPS - 1) pass_turn(group);
+
+    Share share;
+    for (i32 at = share.next(); at < pieces; at = share.next()) {
+        const Piece piece(attention, at);
+        Softmax state(piece, row0);
+        O o;
+#pragma unroll
+        for (int part = 0; part < PARTS; ++part)
+#pragma unroll
+            for (int i = 0; i < PART / 2; ++i) o[part][i] = 0.f;
+
+        if (!piece.seen.empty()) {
+            S s;
+            P p;
+            f32 shrink[2];
+            const AlongColumns<ROWS> q(shared.q + q_here.stage * Shape::QUERY_TILE, row0);
+            const auto keys = [&] {
+                return AlongColumns<KEYS>(shared.k + k_here.stage * Shape::KEY_TILE, 0);
+            };
+            const auto values = [&] { return shared.v + v_here.stage * Shape::KEY_TILE; };
+            const auto next_keys = [&] {
+                release(k_free);
+                k_here.advance<Shape::STAGES>();
+                k_free.advance<Shape::STAGES>();
+            };
+            const auto next_values = [&] {
+                release(v_free);
+                v_here.advance<Shape::STAGES>();
+                v_free.advance<Shape::STAGES>();
+            };
+            const auto softmax = [&](i32 key0) {
+                if (key0 < state.all.begin || key0 + KEYS > state.all.end) mask(s, state, key0);
+                softmax_step(s, state, shrink, to_log2);
+            };
+
+            q_here.wait();
+            k_here.wait();
+            multiply_qk(s, q, keys());
+            wgmma_wait_group<0>();
+            next_keys();
+            softmax(piece.first);
+            narrow(p, s);
+            for (i32 key0 = piece.first + KEYS; key0 < piece.seen.end; key0 += KEYS) {
+                k_here.wait();
+                wait_for_turn(group);
+                multiply_qk(s, q, keys());
+                v_here.wait();
+                multiply_pv(o, p, values());
+                pass_turn(group);
+                wgmma_wait_group<1>();
+                next_keys();
+                softmax(key0);
+                wgmma_wait_group<0>();
+                next_values();
+                scale(o, shrink);
+                narrow(p, s);
+            }
+            v_here.wait();
+            multiply_pv(o, p, values());
+            wgmma_wait_group<0>();
+            next_values();
+            release(q_free);
+            q_here.advance<Shape::QUERY_STAGES>();
+            q_free.advance<Shape::QUERY_STAGES>();
+        }
+        write_rows(o, state, piece, row0, attention);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    forward(const __grid_constant__ Args args) {
+    extern __shared__ __align__(1024) unsigned char memory[];
+    const Shared shared(shared_address(memory));
+    const i32 group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);
+    if (threadIdx.x == 0) shared.init();
+    __syncthreads();
+
+    if (group == GROUPS) {
+        setmaxnreg_dec<Shape::LOADER_REGISTERS>();
+        if (threadIdx.x / 32 == GROUPS * 4) bring_tiles(shared, args);
+    } else {
+        setmaxnreg_inc<Shape::REGISTERS>();
+        compute(shared, args, group);
+    }
+}

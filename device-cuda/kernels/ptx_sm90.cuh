@@ -1,0 +1,268 @@
+// PTX instructions of compute capability 9.0 (sm_90a), one per function, named after the instruction.
+#pragma once
+#include "element.cuh"
+
+// ---- barriers in shared memory (mbarrier): arrivals and bytes that copies bring
+
+__device__ inline void mbarrier_init(u32 barrier, u32 arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+__device__ inline void mbarrier_arrive(u32 barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Arrives, and lets the phase wait for `bytes` more.
+__device__ inline void mbarrier_arrive_expect_tx(u32 barrier, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+                 : "memory");
+}
+
+// Whether the phase of this parity is complete; may sleep a while before it says no.
+__device__ inline bool mbarrier_try_wait(u32 barrier, u32 parity) {
+    u32 done;
+    asm volatile(
+        "{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+    return done;
+}
+
+// The same without sleeping.
+__device__ inline bool mbarrier_test_wait(u32 barrier, u32 parity) {
+    u32 done;
+    asm volatile(
+        "{.reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+    return done;
+}
+
+// Makes initialised barriers visible to the copy engine.
+__device__ inline void fence_mbarrier_init() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// Orders ordinary accesses to shared memory before those of the copy engine and the matrix unit.
+__device__ inline void fence_proxy_async() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// ---- the copy engine (TMA)
+
+// What the driver encodes a strided tensor into; opaque.
+struct alignas(64) TensorMap {
+    u64 opaque[16];
+};
+static_assert(sizeof(TensorMap) == 128, "src/tensor_map.rs has the same size");
+
+__device__ inline void cp_async_bulk_tensor_2d(u32 to, const TensorMap* map, i32 x, i32 y,
+                                               u32 barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3}], [%4];" ::"r"(to),
+        "l"(map), "r"(x), "r"(y), "r"(barrier)
+        : "memory");
+}
+
+__device__ inline void cp_async_bulk_tensor_3d(u32 to, const TensorMap* map, i32 x, i32 y, i32 z,
+                                               u32 barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
+        "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier)
+        : "memory");
+}
+
+// ---- registers of a warpgroup
+
+template <int REGISTERS>
+__device__ inline void setmaxnreg_inc() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
+
+template <int REGISTERS>
+__device__ inline void setmaxnreg_dec() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
+
+// ---- the warpgroup's matrix unit
+
+__device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+__device__ inline void wgmma_commit_group() {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+template <int PENDING>
+__device__ inline void wgmma_wait_group() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+#define WGMMA_TYPES_F16 "f32.f16.f16"
+#define WGMMA_TYPES_Bf16 "f32.bf16.bf16"
+#define WGMMA_PASTE(element) WGMMA_TYPES_##element
+#define WGMMA_TYPES_OF(element) WGMMA_PASTE(element)
+#define WGMMA_TYPES WGMMA_TYPES_OF(ELEMENT)
+
+#define WGMMA_4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define WGMMA_16(d, i) WGMMA_4(d, i), WGMMA_4(d, i + 4), WGMMA_4(d, i + 8), WGMMA_4(d, i + 12)
+
+// d (64 x N, two elements of d per column) = a b, or d += a b where `accumulate`; 16 along k. `b` is in
+// shared memory, given by a matrix descriptor (panel.cuh); `a` too, or in registers, laid out as
+// mma.m16n8k16 wants it of each warp. k lies along an operand's rows unless it is transposed.
+
+template <bool TRANSPOSE_A, bool TRANSPOSE_B>
+__device__ inline void wgmma_shared(f32 (&d)[32], u64 a, u64 b, bool accumulate) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %34, 0; "
+        "wgmma.mma_async.sync.aligned.m64n64k16." WGMMA_TYPES " {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,"
+        "%23,%24,%25,%26,%27,%28,%29,%30,%31"
+        "}, %32, %33, p, 1, 1, %35, %36;}"
+        : WGMMA_16(d, 0), WGMMA_16(d, 16)
+        : "l"(a), "l"(b), "r"(static_cast<u32>(accumulate)), "n"(TRANSPOSE_A), "n"(TRANSPOSE_B));
+}
+
+template <bool TRANSPOSE_B>
+__device__ inline void wgmma_registers(f32 (&d)[32], const u32 (&a)[4], u64 b, bool accumulate) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %37, 0; "
+        "wgmma.mma_async.sync.aligned.m64n64k16." WGMMA_TYPES " {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,"
+        "%23,%24,%25,%26,%27,%28,%29,%30,%31"
+        "}, {%32,%33,%34,%35}, %36, p, 1, 1, %38;}"
+        : WGMMA_16(d, 0), WGMMA_16(d, 16)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<u32>(accumulate)),
+          "n"(TRANSPOSE_B));
+}
+
+template <bool TRANSPOSE_A, bool TRANSPOSE_B>
+__device__ inline void wgmma_shared(f32 (&d)[48], u64 a, u64 b, bool accumulate) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %50, 0; "
+        "wgmma.mma_async.sync.aligned.m64n96k16." WGMMA_TYPES " {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,"
+        "%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,"
+        "%43,%44,%45,%46,%47"
+        "}, %48, %49, p, 1, 1, %51, %52;}"
+        : WGMMA_16(d, 0), WGMMA_16(d, 16), WGMMA_16(d, 32)
+        : "l"(a), "l"(b), "r"(static_cast<u32>(accumulate)), "n"(TRANSPOSE_A), "n"(TRANSPOSE_B));
+}
+
+template <bool TRANSPOSE_B>
+__device__ inline void wgmma_registers(f32 (&d)[48], const u32 (&a)[4], u64 b, bool accumulate) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %53, 0; "
+        "wgmma.mma_async.sync.aligned.m64n96k16." WGMMA_TYPES " {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,"
+        "%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,"
+        "%43,%44,%45,%46,%47"
+        "}, {%48,%49,%50,%51}, %52, p, 1, 1, %54;}"
+        : WGMMA_16(d, 0), WGMMA_16(d, 16), WGMMA_16(d, 32)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<u32>(accumulate)),
+          "n"(TRANSPOSE_B));
+}
+
+template <bool TRANSPOSE_A, bool TRANSPOSE_B>
+__device__ inline void wgmma_shared(f32 (&d)[64], u64 a, u64 b, bool accumulate) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %66, 0; "
+        "wgmma.mma_async.sync.aligned.m64n128k16." WGMMA_TYPES " {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,"
+        "%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,"
+        "%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,"
+        "%63"
+        "}, %64, %65, p, 1, 1, %67, %68;}"
+        : WGMMA_16(d, 0), WGMMA_16(d, 16), WGMMA_16(d, 32), WGMMA_16(d, 48)
+        : "l"(a), "l"(b), "r"(static_cast<u32>(accumulate)), "n"(TRANSPOSE_A), "n"(TRANSPOSE_B));
+}
+
+template <bool TRANSPOSE_B>
+__device__ inline void wgmma_registers(f32 (&d)[64], const u32 (&a)[4], u64 b, bool accumulate) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %69, 0; "
+        "wgmma.mma_async.sync.aligned.m64n128k16." WGMMA_TYPES " {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,"
+        "%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,"
+        "%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,"
+        "%63"
+        "}, {%64,%65,%66,%67}, %68, p, 1, 1, %70;}"
+        : WGMMA_16(d, 0), WGMMA_16(d, 16), WGMMA_16(d, 32), WGMMA_16(d, 48)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<u32>(accumulate)),
+          "n"(TRANSPOSE_B));
+}
+
+#undef WGMMA_4
+#undef WGMMA_16
+
+// ---- results on their way to other readers
+
+// Four 8 by 8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8.
+__device__ inline void stmatrix_x4(u32 address, const u32 (&r)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address),
+                 "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+                 : "memory");
+}
+
+__device__ inline void st_shared_zero_16(u32 address) {
+    asm volatile("st.shared.v4.u32 [%0], {%1,%1,%1,%1};" ::"r"(address), "r"(0) : "memory");
+}
+
+__device__ inline i32 ld_shared_i32(u32 address) {
+    i32 r;
+    asm volatile("ld.shared.s32 %0, [%1];" : "=r"(r) : "r"(address) : "memory");
+    return r;
+}
+
+__device__ inline void ld_shared_i32x2(i32 (&r)[2], u32 address) {
+    asm volatile("ld.shared.v2.s32 {%0,%1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(address) : "memory");
+}
+
+__device__ inline void st_shared_i32x2(u32 address, i32 a, i32 b) {
+    asm volatile("st.shared.v2.s32 [%0], {%1,%2};" ::"r"(address), "r"(a), "r"(b) : "memory");
+}
+
+__device__ inline void st_shared_i32(u32 address, i32 x) {
+    asm volatile("st.shared.s32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+}
+
+__device__ inline void ld_shared_f32x4(f32 (&r)[4], u32 address) {
+    asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];"
+                 : "=f"(r[0]), "=f"(r[1]), "=f"(r[2]), "=f"(r[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+// Two neighbouring elements, or zeros. Without a branch, and not moved by the compiler: sums of the matrix
+// unit that are loaded must be in their registers before it starts.
+__device__ inline void ld_global_f32x2_or_zero(f32& x, f32& y, const f32* address, bool exists) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %3, 0; mov.f32 %0, 0f00000000; mov.f32 %1, 0f00000000; "
+        "@p ld.global.v2.f32 {%0,%1}, [%2];}"
+        : "=f"(x), "=f"(y)
+        : "l"(address), "r"(static_cast<u32>(exists))
+        : "memory");
+}
+
+// Stores, or adds in the L2 cache, where subnormal operands and sums become zeros. Without a branch.
+__device__ inline void st_or_red_add_f32x4(f32* address, f32 a, f32 b, f32 c, f32 d, bool store) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %5, 0; @p st.global.cg.v4.f32 [%0], {%1,%2,%3,%4}; "
+        "@!p red.relaxed.gpu.global.add.v4.f32 [%0], {%1,%2,%3,%4};}" ::"l"(address),
+        "f"(a), "f"(b), "f"(c), "f"(d), "r"(static_cast<u32>(store))
+        : "memory");
+}
+
+__device__ inline f32 add_ftz(f32 a, f32 b) {
+    f32 r;
+    asm("add.ftz.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+    return r;
+}
+
+// `threads` threads meet at barrier `id`; this one does not wait for the others.
+__device__ inline void bar_arrive(u32 id, u32 threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}

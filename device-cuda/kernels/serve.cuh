@@ -1,0 +1,198 @@
+// The warps of backward_wgmma that serve those who own keys: one brings tiles, two take the block's turns in
+// the sums of dq.
+#pragma once
+#include "stages.cuh"
+
+struct Args {
+    Attention attention;
+    TensorMap q, k, v, dout, stats;
+};
+static_assert(sizeof(Args) == 960, "src/args.rs has the same size");
+
+// Brings tiles; for the lanes of one warp.
+struct Loader {
+    const Shared& shared;
+    const Args& args;
+    Lane lane;
+    i32 tokens;  // of a query tile
+    Stage<KEY_STAGES> keys;
+    Stage<STAGES> stage;
+    u32 tail_parity, v_parity;
+
+    __device__ Loader(const Shared& shared, const Args& args)
+        : shared(shared), args(args), tokens(ROWS / args.attention.group), tail_parity(0), v_parity(0) {}
+
+    __device__ void wait_tail() {
+        wait(shared.tail, tail_parity);
+        tail_parity ^= 1;
+    }
+
+    __device__ static u32 mark(const Piece& piece, i32 t) {
+        u32 bits = MARK_EXISTS;
+        if (t == piece.begin()) bits |= MARK_ENDS;
+        if (piece.first_to_add(t)) bits |= MARK_FIRST;
+        if (piece.last_to_add(t)) bits |= MARK_LAST;
+        for (i32 half = 0; half < GROUPS; ++half)
+            if (!piece.whole(t, half)) bits |= MARK_MASKED << half;
+        return bits;
+    }
+
+    // q, dout and stats of a query tile.
+    __device__ void bring_queries(const Piece& piece, i32 t) {
+        const i32 group = args.attention.group;
+        const u32 box = panels(D) * tokens * group * PANEL_ROW_BYTES;
+        const u32 q = stage.of(shared.q, Shape::QUERY_TILE);
+        const u32 dout = stage.of(shared.dout, Shape::QUERY_TILE);
+        const TileRows rows(piece, t, tokens);
+        const bool whole = rows.begin == 0 && rows.end == tokens;
+        const i32 head = piece.kv_head() * group;
+        const i32 number = piece.number(t, args.attention.kv_heads);
+        const u32 bits = mark(piece, t);
+        const u32 q_here = whole ? stage.of(shared.q_here) : shared.tail;
+        const u32 dout_here = whole ? stage.of(shared.dout_here) : shared.tail;
+
+        stage.wait_free(shared.q_free);
+        if (lane.leads()) {
+            st_shared_i32x2(stage.of(shared.marks), bits, number);
+            mbarrier_arrive_expect_tx(q_here, box + Shape::STATS + (whole ? 0 : box));
+            load_panels<ROWS, D>(q, args.q, head, rows.row, q_here);
+            cp_async_bulk_tensor_2d(stage.of(shared.stats, Shape::STATS), &args.stats, 0, number, q_here);
+        }
+        stage.wait_free(shared.dout_free);
+        if (lane.leads()) {
+            if (whole) mbarrier_arrive_expect_tx(dout_here, box);
+            load_panels<ROWS, D>(dout, args.dout, head, rows.row, dout_here);
+        }
+        if (!whole) {
+            wait_tail();
+            zero_rows<ROWS, D>(q, 0, rows.begin * group);
+            zero_rows<ROWS, D>(q, rows.end * group, tokens * group);
+            zero_rows<ROWS, D>(dout, 0, rows.begin * group);
+            zero_rows<ROWS, D>(dout, rows.end * group, tokens * group);
+            fence_proxy_async();
+            release(stage.of(shared.q_here), lane);
+            release(stage.of(shared.dout_here), lane);
+        }
+        stage.advance();
+    }
+
+    // A piece's k or v.
+    __device__ void bring_tile(const TensorMap& map, const Piece& piece, u32 tile, u32 here) {
+        const i32 valid = piece.keys();
+        const u32 barrier = valid >= KEYS ? here : shared.tail;
+        if (lane.leads()) {
+            mbarrier_arrive_expect_tx(barrier, Shape::KEY_TILE);
+            load_panels<KEYS, D>(tile, map, piece.kv_head(), piece.key_row(), barrier);
+        }
+        if (valid >= KEYS) return;
+        wait_tail();
+        zero_rows<KEYS, D>(tile, valid, KEYS);
+        fence_proxy_async();
+        release(here, lane);
+    }
+
+    // The next piece and its k, or the news that there is none.
+    __device__ void bring_keys() {
+        const Attention& attention = args.attention;
+        u32 ticket = 0;
+        if (lane.leads()) ticket = take_ticket(reinterpret_cast<u32*>(attention.turns));
+        ticket = __shfl_sync(0xffffffff, ticket, 0);
+        const bool exists = ticket < static_cast<u32>(attention.tile_count * attention.kv_heads);
+        const Piece piece = {keys.of(shared.mail, Piece::BYTES)};
+        const u32 here = keys.of(shared.k_here), tile = keys.of(shared.k, Shape::KEY_TILE);
+        const i32* words = reinterpret_cast<const i32*>(
+            reinterpret_cast<const KeyTile*>(attention.tiles) + ticket / attention.kv_heads);
+        constexpr i32 WORDS = sizeof(KeyTile) / 4;
+        const i32 in_warp = lane.thread % 32;
+        const i32 word = exists && in_warp < WORDS ? words[in_warp] : 0;
+
+        keys.wait_free(shared.k_free);
+        keys.advance();
+        if (in_warp < WORDS) st_shared_i32(piece.at + in_warp * 4, word);
+        if (in_warp == WORDS)
+            st_shared_i32(piece.at + Piece::KV_HEAD,
+                          exists ? static_cast<i32>(ticket % attention.kv_heads) : -1);
+        __syncwarp();  // this warp reads the piece without waiting for k
+        if (exists) {
+            bring_tile(args.k, piece, tile, here);
+        } else {
+            release(here, lane);
+        }
+    }
+
+    __device__ void bring_values(const Piece& piece) {
+        wait(shared.v_free, v_parity ^ 1);
+        v_parity ^= 1;
+        bring_tile(args.v, piece, shared.v, shared.v_here);
+    }
+};
+
+// The warp that brings tiles: the next k before a piece ends, q, dout and v as soon as there is room.
+__device__ inline void bring_tiles(const Shared& shared, const Args& args) {
+    Loader loader(shared, args);
+    Stage<KEY_STAGES> keys;
+    loader.bring_keys();
+    for (;; keys.advance()) {
+        const Piece piece = {keys.of(shared.mail, Piece::BYTES)};
+        if (!piece.exists()) return;
+        const i32 begin = piece.begin(), end = piece.end();
+        // Late: who takes a ticket should begin its piece soon, since others wait for its turns. But not
+        // before the second tile, with which the k of the piece before becomes free.
+        const i32 bring_keys_at = max(min(begin + 2, end - 2), begin);
+        for (i32 t = end - 1; t >= begin; --t) {
+            loader.bring_queries(piece, t);
+            if (t == end - 1) loader.bring_values(piece);
+            if (t == bring_keys_at) loader.bring_keys();
+        }
+        release(keys.of(shared.k_free), loader.lane);
+    }
+}
+
+// The two threads that speak for the block in the turns of the dq sums walk the same tiles as the warpgroups;
+// `visit(piece, tile, stage of ds)`.
+template <typename Visit>
+__device__ inline void each_tile(const Shared& shared, Visit visit) {
+    Stage<KEY_STAGES> keys;
+    Stage<DS_STAGES> ds;
+    for (;; keys.advance()) {
+        keys.wait_filled(shared.k_here);
+        const Piece piece = {keys.of(shared.mail, Piece::BYTES)};
+        if (!piece.exists()) return;
+        const i32 begin = piece.begin();
+        for (i32 t = piece.end() - 1; t >= begin; --t, ds.advance()) visit(piece, t, ds);
+        mbarrier_arrive(keys.of(shared.k_free));
+    }
+}
+
+__device__ inline u32* turn_address(const Piece& piece, i32 t, const Attention& args) {
+    return reinterpret_cast<u32*>(args.turns) + 1 + piece.number(t, args.kv_heads);
+}
+
+// One lets the warpgroups add when the block's turn has come...
+__device__ inline void grant_turns(const Shared& shared, const Attention& args) {
+    const i32 tokens = ROWS / args.group;
+    each_tile(shared, [&](const Piece& piece, i32 t, const Stage<DS_STAGES>& ds) {
+        const u32 mine = piece.turn(t, tokens, args.window);
+        const u32* const count = turn_address(piece, t, args);
+        ds.wait_free(shared.passed);
+        while (mine != 0 && ld_acquire(count) != mine) {
+        }
+        mbarrier_arrive(ds.of(shared.turn));
+    });
+}
+
+// ... the other passes the turn on when they have.
+__device__ inline void pass_turns(const Shared& shared, const Attention& args) {
+    const i32 tokens = ROWS / args.group;
+    each_tile(shared, [&](const Piece& piece, i32 t, const Stage<DS_STAGES>& ds) {
+        const u32 mine = piece.turn(t, tokens, args.window);
+        u32* const count = turn_address(piece, t, args);
+        const bool last = piece.last_to_add(t);
+        ds.wait_filled(shared.dq_done);
+        if (!last) {
+            fence_gpu();
+            st_relaxed(count, mine + 1);
+        }
+        mbarrier_arrive(ds.of(shared.passed));
+    });
+}

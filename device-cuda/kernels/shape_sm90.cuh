@@ -1,0 +1,46 @@
+// The tile sizes of every variant for compute capability 9.0, chosen here and nowhere else. Host twin:
+// `src/shape.rs`.
+//
+// HEAD_DIM is the head dimension a variant is compiled for; the copy engine fills smaller ones up with
+// zeros. Budgets: 65,536 registers and 227 KiB of shared memory per multiprocessor, which one block
+// has for itself.
+#pragma once
+#include "panel.cuh"
+
+// forward_wgmma: two warpgroups of 64 query rows each, and one that brings tiles.
+template <int DIM>
+struct ForwardWarpgroups {
+    static constexpr int GROUPS = 2;
+    static constexpr int ROWS = GROUPS * 64;
+    static constexpr int KEYS = DIM <= 128 ? 128 : DIM <= 192 ? 96 : 64;
+    static constexpr int STAGES = 2;
+    static constexpr int QUERY_STAGES = DIM <= 128 ? 2 : 1;
+    static constexpr int QUERY_TILE = tile_bytes(ROWS, DIM);
+    static constexpr int KEY_TILE = tile_bytes(KEYS, DIM);
+    // Columns of out that one instruction computes.
+    static constexpr int PART = DIM == 96 || DIM == 128 ? DIM : DIM == 256 ? 128 : 64;
+    static constexpr int BARRIERS = 2 * QUERY_STAGES + 4 * STAGES + 1;
+    static constexpr int SHARED = QUERY_STAGES * QUERY_TILE + 2 * STAGES * KEY_TILE + BARRIERS * 8;
+    static constexpr int REGISTERS = 240, LOADER_REGISTERS = 24;
+};
+
+// backward_wgmma: two warpgroups of 64 keys each, and one that serves them. STAGES tiles of queries are in
+// shared memory at a time.
+template <int DIM>
+struct BackwardWarpgroups {
+    static constexpr int GROUPS = 2;
+    static constexpr int ROWS = 64;
+    static constexpr int KEYS = GROUPS * 64;
+    static constexpr int STAGES = 3;
+    static constexpr int KEY_TILE = tile_bytes(KEYS, DIM);
+    static constexpr int QUERY_TILE = tile_bytes(ROWS, DIM);
+    static constexpr int SCORE_TILE = tile_bytes(KEYS, ROWS);
+    static constexpr int STATS = ROWS * 8;
+    // Columns of dk and dv that one instruction computes.
+    static constexpr int PART = DIM;
+    static constexpr int SHARED = 3 * KEY_TILE + STAGES * (2 * QUERY_TILE + STATS) + 2 * SCORE_TILE +
+                                  8 * (17 + 5 * STAGES) + 2 * 80;
+    static constexpr int REGISTERS = 240, SERVER_REGISTERS = 24;
+};
+
+static_assert(ForwardWarpgroups<128>::SHARED == 196712 && BackwardWarpgroups<128>::SHARED == 231328);

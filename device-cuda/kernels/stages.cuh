@@ -1,0 +1,99 @@
+// The shared memory of backward_wgmma and how its threads hand it to each other.
+#pragma once
+#include "piece.cuh"
+
+// Two tiles of keys, three of queries, two of ds.
+constexpr int KEY_STAGES = 2, STAGES = Shape::STAGES, DS_STAGES = 2;
+
+// Addresses. `x_here` are barriers at which who fills x arrives, `x_free` those at which who has read it does.
+struct Shared {
+    u32 k, v, q, dout, ds, stats;
+    u32 k_here, k_free;                        // KEY_STAGES each
+    u32 q_here, q_free, dout_here, dout_free;  // STAGES each
+    u32 ds_here, ds_free;                      // DS_STAGES each, as these:
+    u32 turn, dq_done, passed;  // the block may add to a tile's dq, it has, and the next one may
+    u32 v_here, v_free, tail;
+    u32 mail;   // the pieces whose k is here
+    u32 marks;  // of the query tiles that are here
+
+    __device__ explicit Shared(u32 base) {
+        k = base;
+        v = k + KEY_STAGES * Shape::KEY_TILE;
+        q = v + Shape::KEY_TILE;
+        dout = q + STAGES * Shape::QUERY_TILE;
+        ds = dout + STAGES * Shape::QUERY_TILE;
+        stats = ds + DS_STAGES * Shape::SCORE_TILE;
+        u32 next = stats + STAGES * Shape::STATS;
+        const auto take = [&](u32 bytes) { return (next += bytes) - bytes; };
+        k_here = take(KEY_STAGES * 8), k_free = take(KEY_STAGES * 8);
+        q_here = take(STAGES * 8), q_free = take(STAGES * 8);
+        dout_here = take(STAGES * 8), dout_free = take(STAGES * 8);
+        ds_here = take(DS_STAGES * 8), ds_free = take(DS_STAGES * 8);
+        turn = take(DS_STAGES * 8), dq_done = take(DS_STAGES * 8), passed = take(DS_STAGES * 8);
+        v_here = take(8), v_free = take(8), tail = take(8);
+        mail = take(KEY_STAGES * Piece::BYTES);
+        marks = take(STAGES * 8);
+    }
+
+    __device__ void init() const {
+        for (i32 i = 0; i < KEY_STAGES; ++i) {
+            mbarrier_init(k_here + i * 8, 1);
+            mbarrier_init(k_free + i * 8, WARPS + 3);
+        }
+        for (i32 i = 0; i < STAGES; ++i) {
+            mbarrier_init(q_here + i * 8, 1);
+            mbarrier_init(q_free + i * 8, WARPS);
+            mbarrier_init(dout_here + i * 8, 1);
+            mbarrier_init(dout_free + i * 8, WARPS);
+        }
+        for (i32 i = 0; i < DS_STAGES; ++i) {
+            mbarrier_init(ds_here + i * 8, WARPS);
+            mbarrier_init(ds_free + i * 8, WARPS);
+            mbarrier_init(turn + i * 8, 1);
+            mbarrier_init(dq_done + i * 8, WARPS);
+            mbarrier_init(passed + i * 8, 1);
+        }
+        mbarrier_init(v_here, 1);
+        mbarrier_init(v_free, WARPS);
+        mbarrier_init(tail, 1);
+        fence_mbarrier_init();
+    }
+};
+
+// One of COUNT stages of shared memory and the parity of the phases in which it is filled.
+template <int COUNT>
+struct Stage {
+    i32 stage;
+    u32 parity;
+    __device__ Stage() : stage(0), parity(0) {}
+    __device__ void advance() {
+        stage = stage + 1 == COUNT ? 0 : stage + 1;
+        parity ^= stage == 0;
+    }
+    __device__ u32 of(u32 first, u32 size = 8) const { return first + stage * size; }
+    __device__ void wait_filled(u32 barriers) const { wait(of(barriers), parity); }
+    __device__ void wait_free(u32 barriers) const { wait(of(barriers), parity ^ 1); }
+};
+
+// What the loader tells the warpgroups of a query tile: its piece's walk ends with it; of all keys that add to
+// its dq, these are the first or the last; and, shifted by a warpgroup, some of its queries do not see all of
+// the warpgroup's keys.
+constexpr u32 MARK_EXISTS = 1, MARK_ENDS = 2, MARK_FIRST = 4, MARK_LAST = 8, MARK_MASKED = 16;
+
+// Of a thread in its warpgroup. Where its elements lie in a 64 by n result of the matrix unit: rows `row()`
+// and `row() + 8`, columns `column()` and the next in every eight.
+struct Lane {
+    i32 thread;
+    // By way of an exchange, since the compiler would read the special register again at every use, and
+    // wait for it.
+    __device__ Lane() : thread(__shfl_sync(0xffffffff, threadIdx.x % 128, threadIdx.x % 32)) {}
+    __device__ i32 row() const { return thread / 32 * 16 + thread % 32 / 4; }
+    __device__ i32 column() const { return thread % 4 * 2; }
+    __device__ bool leads() const { return thread % 32 == 0; }
+};
+
+// One arrival for this warp, after what all of its threads did.
+__device__ inline void release(u32 barrier, Lane lane, bool wanted = true) {
+    __syncwarp();
+    if (lane.leads() && wanted) mbarrier_arrive(barrier);
+}

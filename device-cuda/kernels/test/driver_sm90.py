@@ -1,0 +1,190 @@
+"""The kernels for compute capability 9.0 as Python functions; the same classes as driver.py's, which
+do what these kernels do not: f32, softcap, scales that are not positive, views that are not aligned.
+
+The argument blocks and the tile lists repeat the heads of the kernels and src/schedule/.
+"""
+
+import ctypes
+import struct
+
+import torch
+
+import driver
+from driver import CUDA, NAMES, NO_WINDOW, aligned, launch, ok, step_documents, tile_list, view, visible
+
+HEAD_DIMS = (128,)
+SMS = torch.cuda.get_device_properties(0).multi_processor_count
+TYPES = {torch.float16: 6, torch.float32: 7, torch.bfloat16: 9}
+
+
+def panels(columns):
+    return -(-columns // 64)
+
+
+def up(x, to):
+    return -(-x // to) * to
+
+
+class Shape(driver.Shape):
+    def __init__(self, dtype, head_dim):
+        super().__init__(dtype, head_dim)
+        self.hopper = dtype != torch.float32 and head_dim <= HEAD_DIMS[-1] and head_dim % 8 == 0
+        if not self.hopper:
+            return
+        d = self.dim = next(x for x in HEAD_DIMS if head_dim <= x)
+        self.q_rows, self.kv_keys = 128, 128 if d <= 128 else 96 if d <= 192 else 64
+        q_stages = 2 if d <= 128 else 1
+        self.forward_shared_sm90 = (q_stages * panels(d) * self.q_rows * 128
+                                    + 4 * panels(d) * self.kv_keys * 128 + 8 * (2 * q_stages + 9))
+        self.b_rows, self.b_keys = 64, 128
+        query_tile, key_tile = panels(d) * self.b_rows * 128, panels(d) * self.b_keys * 128
+        self.backward_shared_sm90 = (3 * key_tile + 3 * (2 * query_tile + 8 * self.b_rows)
+                                     + 2 * 2 * self.b_keys * self.b_rows + 8 * 32 + 2 * 80)
+
+
+def key_tiles(document, tokens, causal, window, keys, number):
+    """A document's KeyTiles, ascending; `number` is its first query tile's."""
+    query_row, q, key_row, k = document
+    offset = k - q
+    first_tile, last_tile = offset // tokens, (k - 1) // tokens
+    # The first tile whose first query is at `position` or behind it.
+    tile_from = lambda position: first_tile if offset >= position else -(-min(position, k) // tokens)
+    low, high = visible(offset, k, causal, window)[0], visible(k - 1, k, causal, window)[1]
+    tiles = []
+    for key in range(low // keys * keys, max(high, 0), keys):
+        begin = max(first_tile, key // tokens) if causal else first_tile
+        end = min(last_tile, (key + keys - 1 + window - 1) // tokens) + 1
+        first = (first_tile if key < keys else tile_from(key + window - 1)), tile_from(key + keys + window - 1)
+        last_end = 2**31 - 1 if key + keys >= k else (key + keys) // tokens if causal else first_tile
+        whole = []
+        for a in range(key, key + keys, keys // 2):
+            b = a + keys // 2
+            if b > k:
+                whole.append((0, 0))
+                continue
+            whole.append((max(first_tile, -(-(b - 1) // tokens)) if causal else first_tile,
+                          min(last_tile + 1, (a + window) // tokens) if a + window - 1 < k else last_tile + 1))
+        tiles.append((end - begin, key_row + key, k - key, key, query_row - offset, query_row, query_row + q,
+                      begin, end, *first, last_end, *(w[0] for w in whole), *(w[1] for w in whole),
+                      number - first_tile))
+    # A tile weighs at least as much as those behind it: sorting by weight keeps them behind it.
+    for i in reversed(range(len(tiles) - 1)):
+        tiles[i] = (max(tiles[i][0], tiles[i + 1][0]), *tiles[i][1:])
+    return tiles
+
+
+def lists(documents, group, causal, window, shape):
+    """Query tiles, key tiles by document, stats tiles; how many query tiles there are."""
+    queries, keys, stats, number = [], [], [], 0
+    tokens_f, tokens = shape.q_rows // group, shape.b_rows // group
+    for query_row, q, key_row, k in documents:
+        for begin in range(0, q, tokens_f):
+            last = min(begin + tokens_f, q) - 1
+            low = visible(begin + k - q, k, causal, window)[0]
+            high = visible(last + k - q, k, causal, window)[1]
+            queries.append((max(high - low, 0), query_row, q, key_row, k, begin * group, 0))
+        if q == 0:
+            continue
+        first, last = (k - q) // tokens, (k - 1) // tokens
+        for t in range(first, last + 1):
+            stats.append((0, query_row, q, key_row, k, t, number + t - first))
+        keys.append(key_tiles((query_row, q, key_row, k), tokens, causal, window, shape.b_keys, number))
+        number += last - first + 1
+    return queries, keys, stats, number
+
+
+def key_list(documents, kv_heads):
+    """A document's tiles together, so that its dq sums stay in the L2 cache; what every multiprocessor
+    does last, longest first."""
+    documents.sort(key=lambda mine: -sum(m[0] for m in mine))
+    tiles = [m for mine in documents for m in mine]
+    tail = max(0, len(tiles) - -(-2 * SMS // kv_heads))
+    tiles[tail:] = sorted(tiles[tail:], key=lambda m: -m[0])
+    flat = [x for _, *t in tiles for x in t]
+    return torch.tensor(flat or [0] * 16, dtype=torch.int32, device="cuda"), len(tiles)
+
+
+class Schedule(driver.Schedule):
+    def __init__(self, documents, group, causal, window, shape):
+        super().__init__(documents, group, causal, window, shape)
+        if shape.hopper:
+            queries, keys, stats, self.numbers = lists(documents, group, causal, window, shape)
+            self.queries90, self.query_count90 = tile_list(queries)
+            self.keys90, self.key_count90 = key_list(keys, 8)
+            self.stats90, self.stats_count90 = tile_list(stats)
+
+
+class Scratch(driver.Scratch):
+    def __init__(self, schedule, rows, heads, kv_heads):
+        super().__init__(schedule, rows, heads, kv_heads)
+        if schedule.shape.hopper:
+            n, shape = schedule.numbers * kv_heads, schedule.shape
+            self.stats90 = torch.full((max(n, 1), 2 * shape.b_rows), float("nan"), device="cuda")
+            self.turns90 = torch.full((1 + n,), -1, dtype=torch.int32, device="cuda")
+            self.dq_sum90 = torch.full((max(n, 1) * shape.b_rows * shape.dim // 256, 256), float("nan"),
+                                       device="cuda")
+
+
+def tensor_map(t, box, swizzle=True):
+    """A map of a tensor whose last dimension is dense, dimensions reversed as the copy engine counts."""
+    map_ = (ctypes.c_uint64 * 24)()
+    base = (ctypes.addressof(map_) + 63) // 64 * 64
+    rank = t.dim()
+    sizes = (ctypes.c_uint64 * rank)(*reversed(t.shape))
+    strides = (ctypes.c_uint64 * (rank - 1))(*[max(t.stride(i), 8) * t.element_size()
+                                               for i in reversed(range(rank - 1))])
+    ok(CUDA.cuTensorMapEncodeTiled(
+        ctypes.c_void_p(base), TYPES[t.dtype], rank, ctypes.c_void_p(t.data_ptr()), sizes, strides,
+        (ctypes.c_uint32 * rank)(*box), (ctypes.c_uint32 * rank)(*[1] * rank), 0, 3 if swizzle else 0, 3, 0))
+    return ctypes.string_at(base, 128)
+
+
+class Call(driver.Call):
+    def hopper(self, *more):
+        s = self.schedule
+        return (s.shape.hopper and self.scale > 0 and not self.softcap and s.group <= 64
+                and self.q.shape[0] and self.k.shape[0]
+                and aligned(self.q, self.k, self.v, self.out, *more))
+
+    def block(self, tiles, count, scratch=None, **gradients):
+        s = self.schedule
+        lse = self.lse.t().unsqueeze(2)
+        g = [gradients.get(name) for name in ("dout", "dq", "dk", "dv")]
+        return (b"".join(map(view, (self.q, self.k, self.v, self.out, *g, lse)))
+                + struct.pack("<QQQQiiiiiiiiiffi",
+                              scratch.stats90.data_ptr() if scratch else 0,
+                              scratch.dq_sum90.data_ptr() if scratch else 0,
+                              scratch.turns90.data_ptr() if scratch else 0, tiles.data_ptr(), count,
+                              scratch.turns90.numel() if scratch else 0, self.q.shape[0], s.group,
+                              self.k.shape[1], self.q.shape[2], int(s.causal), s.window, 1,
+                              self.scale, self.softcap, s.shape.b_rows))
+
+    def maps(self, rows, keys, *more):
+        group = self.schedule.group
+        box = (64, group, rows // group)
+        out = [tensor_map(self.q, box), tensor_map(self.k, (64, 1, keys)), tensor_map(self.v, (64, 1, keys))]
+        return b"".join(out + [tensor_map(t, box) for t in more])
+
+    def forward(self):
+        if not self.hopper():
+            return super().forward()
+        s, shape = self.schedule, self.schedule.shape
+        args = self.block(s.queries90, s.query_count90).ljust(320, b"\0") + self.maps(shape.q_rows, shape.kv_keys)
+        blocks = min(SMS, s.query_count90 * self.k.shape[1])
+        launch(f"forward_wgmma_{shape.name}_{shape.dim}", "forward", blocks, 384, args,
+               shape.forward_shared_sm90)
+
+    def backward(self, scratch, dout, dq, dk, dv):
+        if not self.hopper(dout, dq, dk, dv):
+            return super().backward(scratch, dout, dq, dk, dv)
+        s, shape = self.schedule, self.schedule.shape
+        kv_heads = self.k.shape[1]
+        gradients = dict(dout=dout, dq=dq, dk=dk, dv=dv)
+        launch(f"prepare_wgmma_{shape.name}", "prepare", s.stats_count90 * kv_heads, 256,
+               self.block(s.stats90, s.stats_count90, scratch, **gradients))
+        args = (self.block(s.keys90, s.key_count90, scratch, **gradients).ljust(320, b"\0")
+                + self.maps(shape.b_rows, shape.b_keys, dout)
+                + tensor_map(scratch.stats90, (2 * shape.b_rows, 1), False))
+        blocks = min(SMS, s.key_count90 * kv_heads)
+        launch(f"backward_wgmma_{shape.name}_{shape.dim}", "backward", blocks, 384, args,
+               shape.backward_shared_sm90)
