@@ -25,6 +25,29 @@ pub(crate) struct Tile {
 }
 const _: () = assert!(size_of::<Tile>() == 24);
 
+/// A tile of a document's keys and the query tiles that see some of it, for the kernels of compute
+/// capability 9.0, whose query tiles are whole tokens: tile `t` holds the queries at positions
+/// `t * tokens` to `(t + 1) * tokens`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct KeyTile {
+    pub(crate) key_row: i32,
+    pub(crate) keys: i32,
+    pub(crate) key: i32,
+    pub(crate) position_row: i32,
+    pub(crate) row_begin: i32,
+    pub(crate) row_end: i32,
+    pub(crate) begin: i32,
+    pub(crate) end: i32,
+    pub(crate) first_begin: i32,
+    pub(crate) first_end: i32,
+    pub(crate) last_end: i32,
+    pub(crate) whole_begin: [i32; 2],
+    pub(crate) whole_end: [i32; 2],
+    pub(crate) number: i32,
+}
+const _: () = assert!(size_of::<KeyTile>() == 64);
+
 /// Arguments of every attention kernel.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -72,3 +95,33 @@ pub(crate) struct Rows {
     pub(crate) unused: i32,
 }
 const _: () = assert!(size_of::<Rows>() == 64);
+
+/// What the driver encodes a strided tensor into, for the copy engine; opaque. `tensor_map.rs` makes it.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+pub(crate) struct TensorMap(pub(crate) [u64; 16]);
+const _: () = assert!(size_of::<TensorMap>() == 128);
+
+/// Arguments of `forward_wgmma`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct ForwardWgmma {
+    pub(crate) attention: Attention,
+    pub(crate) q: TensorMap,
+    pub(crate) k: TensorMap,
+    pub(crate) v: TensorMap,
+}
+const _: () = assert!(size_of::<ForwardWgmma>() == 704);
+
+/// Arguments of `backward_wgmma`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct BackwardWgmma {
+    pub(crate) attention: Attention,
+    pub(crate) q: TensorMap,
+    pub(crate) k: TensorMap,
+    pub(crate) v: TensorMap,
+    pub(crate) dout: TensorMap,
+    pub(crate) stats: TensorMap,
+}
+const _: () = assert!(size_of::<BackwardWgmma>() == 960);

@@ -3,8 +3,24 @@
 use crate::CudaError;
 use crate::driver::Driver;
 use crate::module::Modules;
+use crate::shape::Warpgroups;
 use core::ffi::{c_int, c_uint};
 use cust::sys::{CUcontext, CUdevice, CUdevice_attribute};
+use microseq_core::{Attention, DType};
+use std::ffi::OsStr;
+
+/// Chooses, on GPUs of compute capability 9.0, between the kernels that are for these alone (`wgmma`) and
+/// those for every GPU (`mma`): to compare the two, and to test both on one machine.
+const CHOICE: &str = "MICROSEQ_CUDA_KERNELS";
+
+fn wants_warpgroups(choice: Option<&OsStr>) -> Result<bool, CudaError> {
+    match choice.map(|choice| choice.to_str().unwrap_or("")) {
+        // Until the crate has passed its tests with them on such a GPU.
+        None | Some("mma") => Ok(false),
+        Some("wgmma") => Ok(true),
+        Some(_) => Err(CudaError::UnknownKernels { given: choice.unwrap_or_default().to_os_string() }),
+    }
+}
 
 /// The primary context of a device, retained, and the modules loaded into it.
 pub(crate) struct Context {
@@ -12,6 +28,9 @@ pub(crate) struct Context {
     pub(crate) ordinal: usize,
     /// Bytes of shared memory that a block may ask for.
     pub(crate) shared_limit: usize,
+    pub(crate) multiprocessors: usize,
+    /// Whether the warpgroup's matrix unit is there and to be used.
+    has_warpgroups: bool,
     pub(crate) modules: Modules,
     device: CUdevice,
     raw: CUcontext,
@@ -46,11 +65,20 @@ impl Context {
             return Err(CudaError::DeviceTooOld { ordinal, major, minor });
         }
         let shared = attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let multiprocessors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
+        let wanted = wants_warpgroups(std::env::var_os(CHOICE).as_deref())?;
+        let has_warpgroups = wanted && (major, minor) == (9, 0);
         let mut raw = core::ptr::null_mut();
         // SAFETY: `raw` may be written; the device is the driver's.
         driver.check("cuDevicePrimaryCtxRetain", unsafe { (driver.primary_retain)(&mut raw, device) })?;
         let modules = Modules::default();
-        Ok(Self { driver, ordinal, shared_limit: shared as usize, modules, device, raw })
+        let shared_limit = shared as usize;
+        Ok(Self { driver, ordinal, shared_limit, multiprocessors, has_warpgroups, modules, device, raw })
+    }
+
+    /// The kernels on the warpgroup's matrix unit, where they compute a problem.
+    pub(crate) fn warpgroups(&self, attention: &Attention, dtype: DType) -> Option<Warpgroups> {
+        self.has_warpgroups.then(|| Warpgroups::choose(attention, dtype)).flatten()
     }
 
     /// Makes the context the thread's current one until the guard goes.
@@ -91,5 +119,18 @@ impl Drop for Entered<'_> {
         // SAFETY: `enter` pushed on this thread (the guard holds a reference into it and is not sent:
         // it lives inside one call), so there is something to pop.
         unsafe { (self.0.driver.context_pop)(&mut popped) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_chosen_by_name() {
+        let choose = |name: &str| wants_warpgroups(Some(OsStr::new(name)));
+        assert_eq!(wants_warpgroups(None), Ok(false));
+        assert_eq!((choose("mma"), choose("wgmma")), (Ok(false), Ok(true)));
+        assert_eq!(choose("fma"), Err(CudaError::UnknownKernels { given: "fma".into() }));
     }
 }

@@ -1,18 +1,18 @@
 //! The device: checks operands, fills argument blocks, launches.
 
 use crate::CudaError;
-use crate::args::{Attention, Rows, View};
+use crate::args::{Attention, Rows};
 use crate::context::Context;
-use crate::memory::{DeviceMemory, DeviceMut, DeviceRef};
+use crate::memory::DeviceMemory;
 use crate::module::{Kernel, LoadedModule};
+use crate::operand::{aligned, view_of, view_of_mut, views_of_mut};
 use crate::prepared::{self, Prepared};
-use crate::shape::THREADS;
+use crate::shape::{Shape, THREADS, Variant};
 use crate::stream::Stream;
 use core::ffi::c_void;
-use core::mem::size_of;
 use microseq_core::{
-    Accumulate, Backward, Device, Element, Flush, Forward, Gather, KvMut, KvParts, KvRef, Layout, Pass,
-    Problem, RowsMut, RowsRef, Scalar, Scratch, ShapeError,
+    Accumulate, Backward, Device, Element, Flush, Forward, Gather, KvMut, KvRef, Pass, Problem, Scalar,
+    Scratch, ShapeError,
 };
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ impl Cuda {
     ///
     /// # Errors
     /// [`CudaError::NoDriver`], [`CudaError::DriverTooOld`], [`CudaError::NoDevice`],
-    /// [`CudaError::DeviceTooOld`], [`CudaError::Driver`].
+    /// [`CudaError::DeviceTooOld`], [`CudaError::UnknownKernels`], [`CudaError::Driver`].
     pub fn new(ordinal: usize) -> Result<Self, CudaError> {
         Ok(Self { stream: Stream::new(Arc::new(Context::new(ordinal)?))? })
     }
@@ -46,7 +46,8 @@ impl Cuda {
         Ok(Self { stream: Stream::new(self.stream.context().clone())? })
     }
 
-    /// The same GPU on a runtime's stream. This and [`DeviceRef::from_raw`], [`DeviceMut::from_raw`]
+    /// The same GPU on a runtime's stream. This and
+    /// [`DeviceRef::from_raw`](crate::DeviceRef::from_raw), [`DeviceMut::from_raw`](crate::DeviceMut::from_raw)
     /// are how the memory and the order of a runtime come in.
     ///
     /// The two default streams (null and the per-thread 0x2) are accepted; the second is that of the
@@ -80,16 +81,27 @@ impl Cuda {
     /// For which cuts of a document into steps `dk` and `dv` keep their bits: those at multiples of so
     /// many rows from the document's begin. 1 is every cut.
     pub fn dkv_grain(&self, problem: &microseq_core::Attention, dtype: microseq_core::DType) -> usize {
-        let shape =
-            crate::shape::Shape::choose(dtype, problem.head_dim(), self.stream.context().shared_limit);
-        match shape.variant {
+        let context = self.stream.context();
+        let shape = Shape::choose(dtype, problem.head_dim(), context.shared_limit);
+        let group = problem.group();
+        let grain = match shape.variant {
             // One term after the other: nothing depends on tiles.
-            crate::shape::Variant::Fma => 1,
-            crate::shape::Variant::Mma(_) => shape.rows / common_divisor(shape.rows, problem.group()),
+            Variant::Fma => 1,
+            Variant::Mma(_) => shape.rows / common_divisor(shape.rows, group),
+        };
+        // A call's operands choose between the two.
+        match context.warpgroups(problem, dtype) {
+            Some(warpgroups) => common_multiple(grain, warpgroups.rows / group),
+            None => grain,
         }
     }
 
-    fn launch<A>(
+    pub(crate) fn context(&self) -> &Context {
+        self.stream.context()
+    }
+
+    /// Launches a kernel that takes a block of the type `A`.
+    pub(crate) fn launch<A>(
         &self,
         kernel: Kernel,
         blocks: usize,
@@ -133,7 +145,7 @@ impl Cuda {
         let rows = number("rows", layout.rows())?;
         number("heads times head_dim", layout.heads().saturating_mul(layout.head_dim()))?;
         let (heads, head_dim) = (layout.heads() as i32, layout.head_dim() as i32);
-        let (k, v) = views_of_mut(into);
+        let [(k, _), (v, _)] = views_of_mut(into);
         for (from, to) in [(view_of(from.k()), k), (view_of(from.v()), v)] {
             let args = Rows { from, to, rows, heads, head_dim, unused: 0 };
             self.launch(kernel, layout.rows().min(ROW_BLOCKS), THREADS, 0, args)?;
@@ -211,12 +223,15 @@ impl Device for Cuda {
             v: view_of(operands.kv.v()),
             out: view_of_mut(operands.out),
             lse: view_of_mut(operands.lse),
-            tiles: prepared.query_list(),
-            tile_count: prepared.query_tiles as i32,
             ..prepared.constants
         };
-        let views = [args.q, args.k, args.v, args.out];
-        let args = Attention { aligned: aligned::<E>(&views, &elements), ..args };
+        let even = aligned::<E>(&[args.q, args.k, args.v, args.out], &elements);
+        let args = Attention { aligned: even.into(), ..args };
+        if let Some(wgmma) = prepared.wgmma.as_ref().filter(|wgmma| even && wgmma.takes(&args)) {
+            return wgmma.forward(self, args);
+        }
+        let args =
+            Attention { tiles: prepared.query_list(), tile_count: prepared.query_tiles as i32, ..args };
         let shape = &prepared.shape;
         let blocks = prepared.query_tiles * prepared.problem.kv_heads;
         self.launch(prepared.kernels.forward, blocks, shape.forward_threads, shape.forward_shared, args)
@@ -246,7 +261,7 @@ impl Device for Cuda {
             operands.dout.layout(),
             operands.dq.layout(),
         ];
-        let (dk, dv) = views_of_mut(operands.dkv);
+        let [(dk, dk_layout), (dv, dv_layout)] = views_of_mut(operands.dkv);
         let args = Attention {
             q: view_of(operands.q),
             k: view_of(operands.kv.k()),
@@ -257,13 +272,20 @@ impl Device for Cuda {
             dq: view_of_mut(operands.dq),
             dk,
             dv,
+            ..prepared.constants
+        };
+        let even = aligned::<E>(&[args.q, args.k, args.v, args.out, args.dout, args.dq], &elements);
+        let args = Attention { aligned: even.into(), ..args };
+        let even = even && aligned::<f32>(&[dk, dv], &[dk_layout, dv_layout]);
+        if let Some(wgmma) = prepared.wgmma.as_ref().filter(|wgmma| even && wgmma.takes(&args)) {
+            return wgmma.backward(self, args, begin);
+        }
+        let args = Attention {
             stats: begin,
             turns: begin + parts.turns as u64,
             dq_sum: begin + parts.dq_sum as u64,
-            ..prepared.constants
+            ..args
         };
-        let views = [args.q, args.k, args.v, args.out, args.dout, args.dq];
-        let args = Attention { aligned: aligned::<E>(&views, &elements), ..args };
         let heads = prepared.problem.kv_heads;
         let rows =
             Attention { tiles: prepared.query_list(), tile_count: prepared.query_tiles as i32, ..args };
@@ -313,42 +335,6 @@ fn common_divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { common_divisor(b, a % b) }
 }
 
-/// Where a view's first element lies, and its strides.
-fn view<T>(address: u64, layout: &Layout) -> View {
-    View {
-        data: address.wrapping_add((layout.offset() * size_of::<T>()) as u64),
-        row_stride: layout.row_stride() as i64,
-        head_stride: layout.head_stride() as i64,
-    }
-}
-
-fn view_of<T: Scalar>(rows: RowsRef<'_, DeviceMemory, T>) -> View {
-    let memory: DeviceRef<'_, T> = rows.memory();
-    view::<T>(memory.address(), &rows.layout())
-}
-
-fn view_of_mut<T: Scalar>(rows: RowsMut<'_, DeviceMemory, T>) -> View {
-    let layout = rows.layout();
-    let memory: DeviceMut<'_, T> = rows.into_memory();
-    view::<T>(memory.address(), &layout)
-}
-
-fn views_of_mut<T: Scalar>(kv: KvMut<'_, DeviceMemory, T>) -> (View, View) {
-    match kv.into_parts() {
-        KvParts::Packed { memory, k, v } => {
-            (view::<T>(memory.address(), &k), view::<T>(memory.address(), &v))
-        }
-        KvParts::Separate { k, v } => (view_of_mut(k), view_of_mut(v)),
-    }
-}
-
-/// 1 if every head of every row begins at a multiple of 16 bytes.
-fn aligned<E>(views: &[View], layouts: &[Layout]) -> i32 {
-    let even = |elements: usize| (elements * size_of::<E>()).is_multiple_of(16);
-    let all = views.iter().zip(layouts).all(|(view, layout)| {
-        view.data.is_multiple_of(16)
-            && (layout.rows() <= 1 || even(layout.row_stride()))
-            && (layout.heads() <= 1 || even(layout.head_stride()))
-    });
-    all.into()
+fn common_multiple(a: usize, b: usize) -> usize {
+    a / common_divisor(a, b) * b
 }

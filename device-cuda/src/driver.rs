@@ -63,6 +63,10 @@ driver! {
         CUfunction, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, CUstream,
         *mut *mut c_void, *mut *mut c_void
     );
+    tensor_map: b"cuTensorMapEncodeTiled\0"(
+        *mut c_void, c_uint, c_uint, *mut c_void, *const u64, *const u64, *const u32, *const u32,
+        c_uint, c_uint, c_uint, c_uint
+    );
     stream_create: b"cuStreamCreate\0"(*mut CUstream, c_uint);
     stream_destroy: b"cuStreamDestroy_v2\0"(CUstream);
     stream_synchronise: b"cuStreamSynchronize\0"(CUstream);

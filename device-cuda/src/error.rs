@@ -42,6 +42,12 @@ pub enum CudaError {
         /// Its minor version.
         minor: i32,
     },
+    /// The environment asks for kernels that there are not.
+    #[error("MICROSEQ_CUDA_KERNELS is {given:?}, expected mma or wgmma")]
+    UnknownKernels {
+        /// The variable's value.
+        given: std::ffi::OsString,
+    },
     /// The device's memory does not hold what was asked for.
     #[error("the device has no {bytes} bytes left")]
     OutOfMemory {

@@ -16,11 +16,16 @@
 //! - `out`, `lse` and `dq` of a document have the same bits whatever is packed around it, wherever it
 //!   lies and however the sequence is cut into steps and ranks, as long as its values are finite.
 //! - `dk` and `dv` have the same bits from run to run, and for all cuts into steps at multiples of
-//!   [`Cuda::dkv_grain`] rows from a document's begin: every cut in f32, 128 rows at most in 16-bit
-//!   types. There are no atomic sums.
-//! - The bits may differ from one kind of GPU to another.
+//!   [`Cuda::dkv_grain`] rows from a document's begin: every cut in f32, and in 16-bit types 128 rows at
+//!   most where the size of a K/V group is a power of two. There are no sums in an order of chance.
+//! - The bits may differ from one kind of GPU to another, and between views whose heads begin at multiples
+//!   of 16 bytes and others.
 //! - Calls allocate nothing and never wait for the device; after
 //!   [`prepare`](microseq_core::Device::prepare) they can be captured in a CUDA graph.
+//!
+//! On GPUs of compute capability 9.0 the environment variable `MICROSEQ_CUDA_KERNELS` chooses, when a
+//! [`Cuda`] is made, between the kernels that are for these alone (`wgmma`) and those for every GPU (`mma`,
+//! the default until the others have passed the tests on such a GPU).
 //!
 //! # For runtimes
 //!
@@ -40,10 +45,13 @@ mod memory;
 mod module;
 #[cfg(feature = "nccl")]
 pub mod nccl;
+mod operand;
 mod prepared;
 mod schedule;
 mod shape;
 mod stream;
+mod tensor_map;
+mod wgmma;
 
 pub use cuda::Cuda;
 pub use error::CudaError;

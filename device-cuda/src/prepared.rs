@@ -1,17 +1,18 @@
 //! A problem's metadata on the device, shared by all layers and both passes.
 
 use crate::CudaError;
-use crate::args::{Attention, STATS_BYTES, Tile};
+use crate::args::{Attention, KeyTile, STATS_BYTES, Tile};
 use crate::memory::Buffer;
 use crate::module::Kernel;
 use crate::schedule::Schedule;
 use crate::shape::{Shape, Variant};
 use crate::stream::Stream;
+use crate::wgmma::Wgmma;
 use core::mem::size_of;
 use microseq_core::{DType, Problem};
 
 /// Parts of a scratch begin at multiples of this: more than any access of the kernels needs.
-const PART: usize = 256;
+pub(crate) const PART: usize = 256;
 
 /// A problem prepared for the CUDA device: tile lists in device memory, and the kernels, loaded.
 pub struct Prepared {
@@ -26,6 +27,8 @@ pub struct Prepared {
     turns: usize,
     /// Query tiles, then key tiles, as bytes.
     tiles: Buffer<u8>,
+    /// What calls use instead where they can.
+    pub(crate) wgmma: Option<Wgmma>,
 }
 
 /// The kernels of a problem.
@@ -84,6 +87,7 @@ impl Prepared {
             key_tiles: schedule.keys.len(),
             turns: schedule.turns * wanted.kv_heads,
             tiles: Buffer::from_slice(stream, &tiles)?,
+            wgmma: Wgmma::new(stream, problem)?,
         })
     }
 
@@ -108,7 +112,8 @@ impl Prepared {
 
     /// Bytes of a backward scratch of any alignment.
     pub(crate) fn scratch_bytes(&self) -> usize {
-        self.scratch_parts().end + PART - 1
+        let wgmma = self.wgmma.as_ref().map_or(0, |wgmma| wgmma.scratch_parts().end);
+        self.scratch_parts().end.max(wgmma) + PART - 1
     }
 
     /// The first address in a scratch that its parts can count from.
@@ -146,7 +151,18 @@ impl Kernels {
     }
 }
 
-fn bytes_of(tile: Tile) -> impl Iterator<Item = u8> {
+pub(crate) fn bytes_of(tile: Tile) -> impl Iterator<Item = u8> {
     let Tile { query_row, queries, key_row, keys, begin, first_turn } = tile;
     [query_row, queries, key_row, keys, begin, first_turn].into_iter().flat_map(i32::to_ne_bytes)
+}
+
+pub(crate) fn bytes_of_key_tile(tile: KeyTile) -> impl Iterator<Item = u8> {
+    let KeyTile { key_row, keys, key, position_row, row_begin, row_end, begin, end, .. } = tile;
+    let KeyTile { first_begin, first_end, last_end, whole_begin, whole_end, number, .. } = tile;
+    [key_row, keys, key, position_row, row_begin, row_end, begin, end, first_begin, first_end, last_end]
+        .into_iter()
+        .chain(whole_begin)
+        .chain(whole_end)
+        .chain([number])
+        .flat_map(i32::to_ne_bytes)
 }

@@ -1,6 +1,6 @@
-//! The compiled variants and their tile sizes. Twin of `kernels/shape.cuh`.
+//! The compiled variants and their tile sizes. Twin of `kernels/shape.cuh` and `kernels/shape_sm90.cuh`.
 
-use microseq_core::DType;
+use microseq_core::{Attention, DType};
 
 /// Which kernels compute a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,17 +86,99 @@ impl Shape {
     }
 }
 
-// kernels/shape.cuh asserts the same numbers.
+/// Tile sizes of the kernels on the warpgroup's matrix unit, compute capability 9.0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Warpgroups {
+    /// What they are compiled for; smaller heads are filled up with zeros.
+    pub(crate) head_dim: usize,
+    /// Query rows of a tile in the forward pass, with all heads of a K/V group.
+    pub(crate) forward_rows: usize,
+    /// Keys of a tile in the forward pass.
+    pub(crate) forward_keys: usize,
+    pub(crate) forward_shared: usize,
+    /// Query rows of a tile in the backward pass.
+    pub(crate) rows: usize,
+    /// Keys of a tile in the backward pass.
+    pub(crate) keys: usize,
+    pub(crate) backward_shared: usize,
+}
+
+impl Warpgroups {
+    /// Threads of both kernels.
+    pub(crate) const THREADS: u32 = 384;
+
+    /// The kernels for a problem on a device that has the unit, where they can compute it.
+    pub(crate) fn choose(attention: &Attention, dtype: DType) -> Option<Self> {
+        let head_dim = attention.head_dim();
+        let compiled = dtype != DType::F32 && (65..=128).contains(&head_dim) && head_dim.is_multiple_of(8);
+        // Scores are compared before they are scaled.
+        let computed = attention.scale() > 0.0 && attention.softcap().is_none();
+        // A tile of queries has one token at least.
+        (compiled && computed && attention.group() <= Self::D128.rows).then_some(Self::D128)
+    }
+
+    /// Up to head_dim 128.
+    pub(crate) const D128: Self = {
+        const FORWARD_ROWS: usize = 128;
+        const ROWS: usize = 64;
+        const KEYS: usize = 128;
+        const DIM: usize = 128;
+        let forward_barriers = 2 * 2 + 4 * 2 + 1;
+        let (forward_query_tile, key_tile) = (FORWARD_ROWS * DIM * 2, KEYS * DIM * 2);
+        let (query_tile, score_tile, stats) = (ROWS * DIM * 2, ROWS * KEYS * 2, ROWS * 8);
+        let (stages, pieces) = (3, 2 * 80);
+        let barriers = 17 + 5 * stages;
+        Self {
+            head_dim: DIM,
+            forward_rows: FORWARD_ROWS,
+            forward_keys: KEYS,
+            forward_shared: 2 * forward_query_tile + 4 * key_tile + forward_barriers * 8,
+            rows: ROWS,
+            keys: KEYS,
+            backward_shared: 3 * key_tile
+                + stages * (2 * query_tile + stats)
+                + 2 * score_tile
+                + barriers * 8
+                + pieces,
+        }
+    };
+
+    /// f32 that a query tile's stats take.
+    pub(crate) const fn stats_len(&self) -> usize {
+        2 * self.rows
+    }
+
+    /// f32 that a query tile's running dq takes.
+    pub(crate) const fn dq_sum_len(&self) -> usize {
+        self.rows * self.head_dim
+    }
+}
+
+// kernels/shape.cuh and kernels/shape_sm90.cuh assert the same numbers.
 const _: () = {
     let (a, b, c) = (Shape::mma(64), Shape::mma(128), Shape::mma(256));
     assert!(a.forward_shared == 32_768 && a.backward_shared == 165_888);
     assert!(b.forward_shared == 65_536 && b.backward_shared == 164_864);
     assert!(c.forward_shared == 98_304 && c.backward_shared == 147_968);
+    let d = Warpgroups::D128;
+    assert!(d.forward_shared == 196_712 && d.backward_shared == 231_328);
 };
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn warpgroups_compute_what_they_are_compiled_for() {
+        let attention = |head_dim, group| Attention::new(group, 1, head_dim).expect("heads");
+        let chosen = |attention: Attention, dtype| Warpgroups::choose(&attention, dtype).is_some();
+        assert!(chosen(attention(128, 1), DType::Bf16) && chosen(attention(72, 64), DType::F16));
+        assert!(!chosen(attention(128, 1), DType::F32));
+        assert!(!chosen(attention(64, 1), DType::Bf16) && !chosen(attention(136, 1), DType::Bf16));
+        assert!(!chosen(attention(100, 1), DType::Bf16) && !chosen(attention(128, 65), DType::Bf16));
+        assert!(!chosen(attention(128, 1).with_softcap(1.0).expect("softcap"), DType::Bf16));
+        assert!(!chosen(attention(128, 1).with_scale(-1.0).expect("scale"), DType::Bf16));
+    }
 
     #[test]
     fn small_devices_and_large_heads_take_the_ordinary_units() {

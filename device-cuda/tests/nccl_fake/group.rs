@@ -1,5 +1,6 @@
 //! Groups of pretended GPUs, a thread each.
 
+pub(crate) use crate::pretended::pretend;
 use core::ffi::{c_int, c_void};
 use microseq_core::{Agreement, Attention, DType, Element, KvMut, Layout, Plan, Ranks, RowsMut, Step};
 use microseq_cuda::nccl::{Nccl, NcclError, NcclRanks, Streams, UniqueId};
@@ -34,16 +35,6 @@ pub(crate) fn agreement(ranks: usize) -> Agreement {
 pub(crate) fn nccl() -> &'static Nccl {
     static NCCL: OnceLock<Nccl> = OnceLock::new();
     NCCL.get_or_init(|| Nccl::load().expect("the pretended one"))
-}
-
-/// A function of the pretended GPU for tests.
-pub(crate) fn pretend<T: Copy>(name: &str) -> T {
-    // SAFETY: the library is loaded already, and stays.
-    let library = unsafe { libloading::Library::new("libnccl.so.2") }.expect("the pretended one");
-    // SAFETY: gpu.c defines it so; callers name its type.
-    let function = *unsafe { library.get::<T>(name.as_bytes()) }.expect("gpu.c has it");
-    std::mem::forget(library);
-    function
 }
 
 pub(crate) type SetVersion = unsafe extern "C" fn(c_int);

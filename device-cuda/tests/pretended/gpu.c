@@ -1,15 +1,18 @@
 /* A pretended driver and a pretended NCCL, in one library: what src/driver.rs and src/nccl/api.rs call,
  * over the host's memory. Streams are threads that take their work in order, so that what is asynchronous
  * on a GPU is so here; collectives wait for all their ranks, and for ever where ranks differ, until they
- * are aborted. There are no kernels.
+ * are aborted. Kernels do nothing: launches are written down.
  *
  * Everything is under one lock: this is for tests of order, arithmetic and failures, not of speed. */
 #include <pthread.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define DEVICES 4
+#define DEVICES 6
+#define DEVICE_HOPPER 4
+#define DEVICE_OLD 5
 #define RANKS 8
 #define PENDING 1024
 
@@ -90,13 +93,22 @@ static void push(Stream *stream, Work work) {
 /* --- the driver --- */
 
 int cuInit(unsigned flags) { (void)flags; return 0; }
-int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
+int cuDriverGetVersion(int *version) {
+    const char *given = getenv("PRETENDED_DRIVER");
+    *version = given ? atoi(given) : 13000;
+    return 0;
+}
 int cuGetErrorName(int code, const char **name) { (void)code; *name = "CUDA_ERROR_PRETENDED"; return 0; }
 int cuDeviceGetCount(int *count) { *count = DEVICES; return 0; }
 int cuDeviceGet(int *device, int number) { *device = number; return 0; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
-    (void)device;
-    *value = attribute == 75 ? 8 : attribute == 76 ? 0 : 100 * 1024;
+    switch (attribute) {
+    case 75: *value = device == DEVICE_HOPPER ? 9 : device == DEVICE_OLD ? 7 : 8; break;
+    case 76: *value = device == DEVICE_OLD ? 5 : 0; break;
+    case 16: *value = 132; break; /* multiprocessors */
+    case 97: *value = (device == DEVICE_HOPPER ? 227 : 163) * 1024; break; /* shared memory of a block */
+    default: return 1;
+    }
     return 0;
 }
 int cuDeviceGetName(char *name, int length, int device) { (void)device; strncpy(name, "pretended", length); return 0; }
@@ -107,11 +119,85 @@ static __thread int current, depth, stack[64];
 int cuCtxPushCurrent_v2(void *context) { stack[depth++] = current; current = (int)(intptr_t)context; return 0; }
 int cuCtxPopCurrent_v2(void **context) { *context = (void *)(intptr_t)current; current = stack[--depth]; return 0; }
 
-int cuModuleLoadData(void **module, const void *image) { (void)module; (void)image; return 801; }
+/* Modules, functions and launches; what is written down is the thread's own. */
+typedef struct { char name[32], target[16]; int parameter, shared; } Function;
+typedef struct {
+    char name[32], target[16];
+    unsigned blocks, threads, shared;
+    int parameter; /* bytes */
+    unsigned char bytes[1024];
+} Launch;
+
+static __thread Launch launches[16];
+static __thread int launched, launch_fails, work_fails;
+
+/* For tests: takes what was launched since the last time. */
+int pretend_launches(Launch *to) {
+    int count = launched;
+    memcpy(to, launches, count * sizeof *to);
+    launched = 0;
+    return count;
+}
+/* For tests: what launches and waits return from now on. */
+void pretend_failures(int launch, int work) { launch_fails = launch; work_fails = work; }
+
+int cuModuleLoadData(void **module, const char *image) {
+    if (!strstr(image, ".version") || !strstr(image, ".target ")) return 218;
+    *module = (void *)image;
+    return 0;
+}
 int cuModuleUnload(void *module) { (void)module; return 0; }
-int cuModuleGetFunction(void **function, void *module, const char *name) { (void)function; (void)module; (void)name; return 801; }
-int cuFuncSetAttribute(void *function, int attribute, int value) { (void)function; (void)attribute; (void)value; return 801; }
-int cuLaunchKernel(void) { return 801; }
+int cuModuleGetFunction(Function **function, const char *module, const char *name) {
+    char wanted[64];
+    snprintf(wanted, sizeof wanted, ".entry %s(", name);
+    const char *entry = strstr(module, wanted);
+    if (!entry) return 500;
+    Function *made = calloc(1, sizeof *made);
+    snprintf(made->name, sizeof made->name, "%s", name);
+    sscanf(strstr(module, ".target "), ".target %15s", made->target);
+    made->parameter = atoi(strchr(entry, '[') + 1);
+    *function = made;
+    return 0;
+}
+int cuFuncSetAttribute(Function *function, int attribute, int value) {
+    if (attribute != 8 || value > 227 * 1024) return 1;
+    function->shared = value;
+    return 0;
+}
+int cuLaunchKernel(Function *function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned threads_y,
+                   unsigned threads_z, unsigned shared, void *stream, void **parameters, void **extra) {
+    (void)stream;
+    if (launch_fails) return launch_fails;
+    if (y != 1 || z != 1 || threads_y != 1 || threads_z != 1 || extra || x == 0 || threads > 1024) return 1;
+    if (shared > 48 * 1024 && (int)shared > function->shared) return 1;
+    if (launched == 16 || function->parameter > 1024) abort();
+    Launch *launch = &launches[launched++];
+    *launch = (Launch){.blocks = x, .threads = threads, .shared = shared, .parameter = function->parameter};
+    memcpy(launch->name, function->name, sizeof launch->name);
+    memcpy(launch->target, function->target, sizeof launch->target);
+    memcpy(launch->bytes, parameters[0], function->parameter);
+    return 0;
+}
+
+/* A map says what it was made of: type, dimensions, swizzle; address; sizes; strides; boxes. */
+int cuTensorMapEncodeTiled(uint64_t *map, int type, unsigned dimensions, uint64_t address, const uint64_t *sizes,
+                           const uint64_t *strides, const unsigned *boxes, const unsigned *steps, int interleave,
+                           int swizzle, int promotion, int fill) {
+    int element = type == 7 ? 4 : type == 6 || type == 9 ? 2 : 0;
+    if (!element || dimensions < 1 || dimensions > 3 || (uint64_t)(uintptr_t)map % 64 || address % 16) return 1;
+    if (interleave || promotion != 3 || fill || (swizzle != 0 && swizzle != 3)) return 1;
+    if (boxes[0] * element % 16 || (swizzle == 3 && boxes[0] * element > 128)) return 1;
+    for (unsigned i = 0; i < dimensions; i++) {
+        if (!sizes[i] || sizes[i] > (uint64_t)1 << 32 || !boxes[i] || boxes[i] > 256 || steps[i] != 1) return 1;
+        if (i && (strides[i - 1] % 16 || strides[i - 1] >> 40)) return 1;
+        map[2 + i] = sizes[i];
+        if (i) map[4 + i] = strides[i - 1];
+        map[7 + i] = boxes[i];
+    }
+    map[0] = type | dimensions << 8 | swizzle << 16;
+    map[1] = address;
+    return 0;
+}
 
 int cuStreamCreate(Stream **stream, unsigned flags) { (void)flags; *stream = new_stream(); return 0; }
 int cuStreamDestroy_v2(Stream *stream) { (void)stream; return 0; } /* its thread stays, as its work may */
@@ -119,7 +205,7 @@ int cuStreamSynchronize(Stream *stream) {
     pthread_mutex_lock(&lock);
     while (stream->first) pthread_cond_wait(&changed, &lock);
     pthread_mutex_unlock(&lock);
-    return 0;
+    return work_fails;
 }
 int cuEventCreate(Event **event, unsigned flags) { (void)flags; *event = calloc(1, sizeof **event); return 0; }
 int cuEventDestroy_v2(Event *event) { (void)event; return 0; } /* work that names it may be left */

@@ -1,5 +1,10 @@
 //! Who works on what, in which order: exact lists of tiles, longest first, made once for all layers.
 //! Twin of `kernels/schedule.cuh`, which has the words: query rows, positions, turns.
+//!
+//! This file has what all kernels share and the lists of most; those for compute capability 9.0 are cut
+//! differently (`wgmma.rs`).
+
+pub(crate) mod wgmma;
 
 use crate::CudaError;
 use crate::args::Tile;
@@ -32,12 +37,12 @@ impl Schedule {
         let mut turns = 0;
         let mut row = 0;
         for segment in problem.batch().segments() {
-            list_blind(row..segment.q_begin, group, shape, &mut queries);
+            list_blind(row..segment.q_begin, group, shape.forward_rows, &mut queries);
             row = segment.q_begin + segment.q_len;
-            list_queries(&segment, attention, shape, &mut queries);
+            list_queries(&segment, attention, shape.forward_rows, &mut queries);
             turns += list_keys(&segment, attention, shape, turns, &mut keys);
         }
-        list_blind(row..problem.batch().q_rows(), group, shape, &mut queries);
+        list_blind(row..problem.batch().q_rows(), group, shape.forward_rows, &mut queries);
         let heads = attention.kv_heads();
         check("tiles times kv_heads", queries.len().max(keys.len()).saturating_mul(heads))?;
         check("turns times kv_heads", turns.saturating_mul(heads))?;
@@ -68,9 +73,9 @@ fn check(what: &'static str, given: usize) -> Result<(), CudaError> {
 }
 
 /// A tile and how long it takes, roughly.
-type Weighed = (u64, Tile);
+type Weighed<T = Tile> = (u64, T);
 
-fn longest_first(mut tiles: Vec<Weighed>) -> Vec<Tile> {
+fn longest_first<T>(mut tiles: Vec<Weighed<T>>) -> Vec<T> {
     tiles.sort_by_key(|(weight, _)| Reverse(*weight));
     tiles.into_iter().map(|(_, tile)| tile).collect()
 }
@@ -87,26 +92,33 @@ fn tile_of(segment: &Segment) -> Tile {
     }
 }
 
-/// Rows of no document: tiles without keys, which write what such rows get.
-fn list_blind(rows: Range<usize>, group: usize, shape: &Shape, tiles: &mut Vec<Weighed>) {
-    // Pieces, so that a long run of padding does not break the limit of a document.
+/// Rows of no document, as documents without keys: such rows get something too. They come in pieces, so
+/// that a long run of padding does not break the limit of a document.
+fn blind(rows: Range<usize>, group: usize) -> impl Iterator<Item = Segment> {
     let step = (LIMIT / group / 2).min(1 << 20);
-    let mut begin = rows.start;
-    while begin < rows.end {
-        let len = (rows.end - begin).min(step);
-        let segment = Segment { q_begin: begin, q_len: len, k_begin: 0, k_len: 0 };
-        for row in (0..len * group).step_by(shape.forward_rows) {
+    let end = rows.end;
+    rows.step_by(step).map(move |begin| Segment {
+        q_begin: begin,
+        q_len: (end - begin).min(step),
+        k_begin: 0,
+        k_len: 0,
+    })
+}
+
+fn list_blind(rows: Range<usize>, group: usize, tile_rows: usize, tiles: &mut Vec<Weighed>) {
+    for segment in blind(rows, group) {
+        for row in (0..segment.q_len * group).step_by(tile_rows) {
             tiles.push((0, Tile { begin: row as i32, ..tile_of(&segment) }));
         }
-        begin += len;
     }
 }
 
-fn list_queries(segment: &Segment, attention: &Attention, shape: &Shape, tiles: &mut Vec<Weighed>) {
+/// Lists a document's tiles of `tile_rows` query rows.
+fn list_queries(segment: &Segment, attention: &Attention, tile_rows: usize, tiles: &mut Vec<Weighed>) {
     let group = attention.group();
     let rows = segment.q_len * group;
-    for begin in (0..rows).step_by(shape.forward_rows) {
-        let last = (begin + shape.forward_rows).min(rows) - 1;
+    for begin in (0..rows).step_by(tile_rows) {
+        let last = (begin + tile_rows).min(rows) - 1;
         let seen = seen_by(segment, attention, begin / group, last / group);
         tiles.push((seen.len() as u64, Tile { begin: begin as i32, ..tile_of(segment) }));
     }
@@ -118,12 +130,15 @@ fn seen_by(segment: &Segment, attention: &Attention, first: usize, last: usize) 
     keys(first).start..keys(last).end
 }
 
+/// Keys that a query may see, itself included; the kernels count so far only.
+fn window(attention: &Attention) -> i64 {
+    attention.mask().window.map_or(i64::from(i32::MAX), |w| w.get().min(i32::MAX as usize) as i64)
+}
+
 /// The kernels' `Document::visible`: unlike a mask's own range, an empty one keeps its place.
 fn visible(segment: &Segment, attention: &Attention, query: usize) -> Range<usize> {
     let position = (query + segment.k_len) as i64 - segment.q_len as i64;
-    let window =
-        attention.mask().window.map_or(i64::from(i32::MAX), |w| w.get().min(i32::MAX as usize) as i64);
-    let begin = (position.max(0) - window + 1).max(0);
+    let begin = (position.max(0) - window(attention) + 1).max(0);
     let end = if attention.mask().causal {
         (position + 1).clamp(0, segment.k_len as i64)
     } else {
@@ -133,8 +148,7 @@ fn visible(segment: &Segment, attention: &Attention, query: usize) -> Range<usiz
 }
 
 /// Lists the tiles of a document's keys in ascending order and returns how many turns they take.
-/// A tile weighs at least as much as those behind it, so that sorting keeps their order: a block may
-/// wait only for blocks that begin before it.
+/// Sorting keeps their order: a block may wait only for blocks that begin before it.
 fn list_keys(
     segment: &Segment,
     attention: &Attention,
@@ -150,25 +164,29 @@ fn list_keys(
     let shift = (segment.k_len as i64 - segment.q_len as i64) * group;
     let first = shift.div_euclid(rows);
     let last = (shift + segment.q_len as i64 * group - 1).div_euclid(rows);
-    let window =
-        attention.mask().window.map_or(i64::from(i32::MAX), |w| w.get().min(i32::MAX as usize) as i64);
-
     let begin = tiles.len();
     for key in (seen.start / shape.keys * shape.keys..seen.end).step_by(shape.keys) {
         let key_first = key as i64 * group / rows;
         let begin = if attention.mask().causal { first.max(key_first) } else { first };
-        let window_last = ((key as i64 + shape.keys as i64 - 1 + window) * group - 1).div_euclid(rows);
+        let window_last =
+            ((key as i64 + shape.keys as i64 - 1 + window(attention)) * group - 1).div_euclid(rows);
         let weight = last.min(window_last) - begin + 1;
         let tile = Tile { begin: key as i32, first_turn: first_turn as i32, ..tile_of(segment) };
         tiles.push((weight.max(0) as u64, tile));
     }
     let mine = &mut tiles[begin..];
+    keep_in_order(mine);
+    if mine.len() > 1 { (last - first + 1) as usize } else { 0 }
+}
+
+/// Lets every tile weigh at least as much as those behind it, so that sorting by weight leaves them
+/// behind it.
+fn keep_in_order<T>(tiles: &mut [Weighed<T>]) {
     let mut heaviest = 0;
-    for (weight, _) in mine.iter_mut().rev() {
+    for (weight, _) in tiles.iter_mut().rev() {
         heaviest = heaviest.max(*weight);
         *weight = heaviest;
     }
-    if mine.len() > 1 { (last - first + 1) as usize } else { 0 }
 }
 
 #[cfg(test)]
@@ -182,7 +200,7 @@ mod tests {
     const Q: [i32; 6] = [3, 303, 303, 1003, 1010, 1500];
     const K: [i32; 6] = [5, 405, 500, 600, 600, 1400];
 
-    fn problems() -> Vec<Problem<'static>> {
+    pub(super) fn problems() -> Vec<Problem<'static>> {
         let varlen = Varlen::new(&Q, &K, 1600, 1400).expect("legal");
         let mut problems = Vec::new();
         for group in [1, 3, 4] {

@@ -1,0 +1,376 @@
+//! The lists of the kernels for compute capability 9.0, whose query tiles are whole tokens with all heads
+//! of a K/V group. Twin of `kernels/piece.cuh`.
+
+use super::{Weighed, blind, check, check_limits, keep_in_order, list_blind, list_queries};
+use super::{longest_first, tile_of, visible, window};
+use crate::CudaError;
+use crate::args::{KeyTile, Tile};
+use crate::shape::Warpgroups;
+use core::cmp::Reverse;
+use core::ops::Range;
+use microseq_core::{Attention, Problem, Segment};
+
+/// A problem's tiles.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Schedule {
+    /// Query tiles of the forward pass.
+    pub(crate) queries: Vec<Tile>,
+    pub(crate) keys: Vec<KeyTile>,
+    /// Query tiles of the backward pass: `begin` counts tiles from position 0, `first_turn` is the tile's
+    /// number.
+    pub(crate) stats: Vec<Tile>,
+}
+
+impl Schedule {
+    /// The lists of a problem for a device that runs so many blocks at a time.
+    pub(crate) fn new(problem: &Problem<'_>, shape: &Warpgroups, blocks: usize) -> Result<Self, CudaError> {
+        check_limits(problem)?;
+        let attention = problem.attention();
+        let (group, heads) = (attention.group(), attention.kv_heads());
+        let forward_rows = shape.forward_rows / group * group;
+        let mut queries = Vec::new();
+        let mut lists = Backward::new(attention, shape);
+        let mut row = 0;
+        for segment in problem.batch().segments() {
+            let before = row..segment.q_begin;
+            row = segment.q_begin + segment.q_len;
+            list_blind(before.clone(), group, forward_rows, &mut queries);
+            list_queries(&segment, attention, forward_rows, &mut queries);
+            for segment in blind(before, group).chain([segment]) {
+                lists.list(&segment);
+            }
+        }
+        let behind = row..problem.batch().q_rows();
+        list_blind(behind.clone(), group, forward_rows, &mut queries);
+        for segment in blind(behind, group) {
+            lists.list(&segment);
+        }
+        let tiles = queries.len().max(lists.key_count).max(lists.stats.len());
+        // A counter before those of the tiles.
+        check("tiles times kv_heads", tiles.saturating_mul(heads).saturating_add(1))?;
+        let keys = in_order(lists.documents, (2 * blocks).div_ceil(heads));
+        Ok(Self { queries: longest_first(queries), keys, stats: lists.stats })
+    }
+}
+
+/// A document's tiles together, so that its dq sums stay in the device's cache, and the `last` tiles of
+/// all, which blocks end with, longest first. Tiles of a document stay in their order.
+fn in_order(mut documents: Vec<Vec<Weighed<KeyTile>>>, last: usize) -> Vec<KeyTile> {
+    documents.sort_by_key(|tiles| Reverse(tiles.iter().map(|(weight, _)| weight).sum::<u64>()));
+    let mut tiles = documents.concat();
+    let tail = tiles.len().saturating_sub(last);
+    let tail = longest_first(tiles.split_off(tail));
+    tiles.into_iter().map(|(_, tile)| tile).chain(tail).collect()
+}
+
+/// The lists of the backward pass while they are made.
+struct Backward<'a> {
+    attention: &'a Attention,
+    /// Queries of a tile.
+    tokens: usize,
+    /// Keys of a tile.
+    keys: usize,
+    documents: Vec<Vec<Weighed<KeyTile>>>,
+    key_count: usize,
+    stats: Vec<Tile>,
+}
+
+impl<'a> Backward<'a> {
+    fn new(attention: &'a Attention, shape: &Warpgroups) -> Self {
+        let tokens = shape.rows / attention.group();
+        Self { attention, tokens, keys: shape.keys, documents: Vec::new(), key_count: 0, stats: Vec::new() }
+    }
+
+    /// Numbers may wrap: `Schedule::new` refuses what has too many.
+    fn list(&mut self, segment: &Segment) {
+        let document = Document::new(segment, self.attention, self.tokens);
+        let number = self.stats.len();
+        for (tile, number) in document.tiles.clone().zip(number..) {
+            let (begin, first_turn) = (tile as i32, number as i32);
+            self.stats.push(Tile { begin, first_turn, ..tile_of(segment) });
+        }
+        let first = document.visible(document.offset).start as usize / self.keys * self.keys;
+        let mut tiles: Vec<_> = (first..segment.k_len)
+            .step_by(self.keys)
+            .map(|key| document.key_tile(key as i64, self.keys as i64, number))
+            .collect();
+        keep_in_order(&mut tiles);
+        self.key_count += tiles.len();
+        self.documents.push(tiles);
+    }
+}
+
+/// A document, its positions and the query tiles in terms of these.
+struct Document<'a> {
+    segment: &'a Segment,
+    attention: &'a Attention,
+    /// Position of the first query.
+    offset: i64,
+    keys: i64,
+    tokens: i64,
+    window: i64,
+    causal: bool,
+    tiles: Range<i64>,
+}
+
+impl<'a> Document<'a> {
+    fn new(segment: &'a Segment, attention: &'a Attention, tokens: usize) -> Self {
+        let (keys, tokens) = (segment.k_len as i64, tokens as i64);
+        let offset = keys - segment.q_len as i64;
+        let tiles = offset.div_euclid(tokens)..(keys - 1).div_euclid(tokens) + 1;
+        let causal = attention.mask().causal;
+        Self { segment, attention, offset, keys, tokens, window: window(attention), causal, tiles }
+    }
+
+    /// The keys that the query at a position sees.
+    fn visible(&self, position: i64) -> Range<i64> {
+        let keys = visible(self.segment, self.attention, (position - self.offset) as usize);
+        keys.start as i64..keys.end as i64
+    }
+
+    /// The first query tile all of whose queries are at `position` or behind it.
+    fn tile_from(&self, position: i64) -> i64 {
+        if self.offset >= position {
+            return self.tiles.start;
+        }
+        -(-position.min(self.keys)).div_euclid(self.tokens)
+    }
+
+    /// The query tiles that see some of the keys `begin..end`.
+    fn seeing(&self, begin: i64, end: i64) -> Range<i64> {
+        let first = if self.causal { begin.div_euclid(self.tokens) } else { self.tiles.start };
+        let last = (end - 1 + self.window - 1).div_euclid(self.tokens);
+        first.max(self.tiles.start)..(last + 1).min(self.tiles.end)
+    }
+
+    /// The query tiles that see all of them.
+    fn seeing_all(&self, begin: i64, end: i64) -> Range<i64> {
+        if end > self.keys {
+            return 0..0;
+        }
+        let first = if self.causal { -(1 - end).div_euclid(self.tokens) } else { self.tiles.start };
+        let behind = if begin + self.window > self.keys {
+            self.tiles.end
+        } else {
+            self.tiles.end.min((begin + self.window).div_euclid(self.tokens))
+        };
+        first.max(self.tiles.start)..behind
+    }
+
+    /// Those to whose dq a tile of keys adds before all others.
+    fn first_to_add(&self, begin: i64, end: i64) -> Range<i64> {
+        let first = if begin == 0 { self.tiles.start } else { self.tile_from(begin + self.window - 1) };
+        // A tile's first query sees the earliest keys.
+        first..self.tile_from(end + self.window - 1)
+    }
+
+    /// Those before this one it adds to after all others.
+    fn last_to_add_before(&self, end: i64) -> i64 {
+        if end >= self.keys {
+            i64::from(i32::MAX)
+        } else if self.causal {
+            end.div_euclid(self.tokens)
+        } else {
+            self.tiles.start
+        }
+    }
+
+    /// The tile of `keys` keys that begins with `key`, and how many query tiles it meets. The document's
+    /// first query tile has the number `number`. Every number fits: the limits were checked.
+    fn key_tile(&self, key: i64, keys: i64, number: usize) -> Weighed<KeyTile> {
+        let end = key + keys;
+        let seeing = self.seeing(key, end);
+        let first = self.first_to_add(key, end);
+        let halves = [key, key + keys / 2].map(|half| self.seeing_all(half, half + keys / 2));
+        let tile = KeyTile {
+            key_row: (self.segment.k_begin as i64 + key) as i32,
+            keys: (self.keys - key) as i32,
+            key: key as i32,
+            position_row: (self.segment.q_begin as i64 - self.offset) as i32,
+            row_begin: self.segment.q_begin as i32,
+            row_end: self.segment.q().end as i32,
+            begin: seeing.start as i32,
+            end: seeing.end as i32,
+            first_begin: first.start as i32,
+            first_end: first.end as i32,
+            last_end: self.last_to_add_before(end) as i32,
+            whole_begin: halves.clone().map(|half| half.start as i32),
+            whole_end: halves.map(|half| half.end as i32),
+            number: (number as i64 - self.tiles.start) as i32,
+        };
+        ((seeing.end - seeing.start) as u64, tile)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::tests::problems;
+    use std::collections::BTreeMap;
+
+    const SHAPE: Warpgroups = Warpgroups::D128;
+
+    fn schedule(problem: &Problem<'_>) -> Schedule {
+        Schedule::new(problem, &SHAPE, 132).expect("small")
+    }
+
+    fn tokens(problem: &Problem<'_>) -> i64 {
+        (SHAPE.rows / problem.attention().group()) as i64
+    }
+
+    /// The positions of a tile's queries that the document has.
+    fn positions(tile: &KeyTile, t: i64, tokens: i64) -> Range<i64> {
+        let [first, end] = [tile.row_begin, tile.row_end].map(|row| i64::from(row - tile.position_row));
+        (t * tokens).max(first)..((t + 1) * tokens).min(end)
+    }
+
+    /// The keys that a query at a position sees, counted as the kernel does.
+    fn seen(problem: &Problem<'_>, tile: &KeyTile, position: i64) -> Range<i64> {
+        let keys = i64::from(tile.key + tile.keys);
+        let queries = i64::from(tile.row_end - tile.row_begin);
+        let mask = problem.attention().mask();
+        let seen = mask.keys((position - keys + queries) as usize, queries as usize, keys as usize);
+        seen.start as i64..seen.end as i64
+    }
+
+    fn overlap(a: &Range<i64>, b: &Range<i64>) -> bool {
+        a.start.max(b.start) < a.end.min(b.end)
+    }
+
+    #[test]
+    fn every_row_is_in_one_query_tile_of_each_pass() {
+        for problem in problems() {
+            let schedule = schedule(&problem);
+            let group = problem.attention().group();
+            let tokens = tokens(&problem);
+            let mut forward = vec![0; problem.batch().q_rows()];
+            let forward_tokens = (SHAPE.forward_rows / group) as i32;
+            for tile in &schedule.queries {
+                let begin = tile.begin / group as i32;
+                for i in begin..(begin + forward_tokens).min(tile.queries) {
+                    forward[(tile.query_row + i) as usize] += 1;
+                }
+            }
+            assert!(forward.iter().all(|count| *count == 1));
+            let mut backward = vec![0; problem.batch().q_rows()];
+            for tile in &schedule.stats {
+                let offset = i64::from(tile.keys - tile.queries);
+                let first = i64::from(tile.begin) * tokens - offset;
+                for i in first.max(0)..(first + tokens).min(tile.queries.into()) {
+                    backward[(i64::from(tile.query_row) + i) as usize] += 1;
+                }
+            }
+            assert!(backward.iter().all(|count| *count == 1));
+            let numbers: Vec<_> = schedule.stats.iter().map(|tile| tile.first_turn as usize).collect();
+            assert_eq!(numbers, (0..schedule.stats.len()).collect::<Vec<_>>());
+        }
+    }
+
+    /// Of every query tile: which key tiles visit it, whether all that must do, and in which turn.
+    #[test]
+    fn key_tiles_visit_whom_they_must_in_turn() {
+        for problem in problems() {
+            let schedule = schedule(&problem);
+            let tokens = tokens(&problem);
+            let mut visits: BTreeMap<i64, Vec<(&KeyTile, i64)>> = BTreeMap::new();
+            for tile in &schedule.keys {
+                for t in i64::from(tile.begin)..i64::from(tile.end) {
+                    visits.entry(i64::from(tile.number) + t).or_default().push((tile, t));
+                }
+            }
+            for (number, visits) in &mut visits {
+                visits.sort_by_key(|(tile, _)| tile.key);
+                let stats = &schedule.stats[*number as usize];
+                for (turn, (tile, t)) in visits.iter().enumerate() {
+                    assert_eq!((tile.row_begin, i64::from(stats.begin)), (stats.query_row, *t));
+                    let first = *t >= tile.first_begin.into() && *t < tile.first_end.into();
+                    assert_eq!(first, turn == 0, "{tile:?} {t} {:?}", problem.attention());
+                    assert_eq!(*t < tile.last_end.into(), turn + 1 == visits.len(), "{tile:?} {t}");
+                    // Piece::turn.
+                    let position = positions(tile, *t, tokens).start.max(0);
+                    let earliest = (position - window(problem.attention()) + 1).max(0);
+                    let before = tile.key as usize / SHAPE.keys - earliest as usize / SHAPE.keys;
+                    assert_eq!(before, turn, "{tile:?} {t}");
+                }
+            }
+            for stats in &schedule.stats {
+                let visits = visits.get(&stats.first_turn.into()).map_or(&[][..], Vec::as_slice);
+                let offset = i64::from(stats.keys - stats.queries);
+                let range = (i64::from(stats.begin) * tokens).max(offset)
+                    ..((i64::from(stats.begin) + 1) * tokens).min(stats.keys.into());
+                let mask = problem.attention().mask();
+                for position in range {
+                    let i = (position - offset) as usize;
+                    for key in mask.keys(i, stats.queries as usize, stats.keys as usize) {
+                        let first = key / SHAPE.keys * SHAPE.keys;
+                        assert!(visits.iter().any(|(tile, _)| tile.key as usize == first), "{stats:?} {key}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_without_a_mask_need_none_and_others_have_one() {
+        let mut whole = 0;
+        for problem in problems() {
+            let tokens = tokens(&problem);
+            for tile in &schedule(&problem).keys {
+                for t in i64::from(tile.begin)..i64::from(tile.end) {
+                    for half in 0..2 {
+                        let first = i64::from(tile.key) + 64 * half as i64;
+                        let all = positions(tile, t, tokens).all(|position| {
+                            let seen = seen(&problem, tile, position);
+                            seen.start <= first && first + 64 <= seen.end
+                        });
+                        let said = t >= tile.whole_begin[half].into() && t < tile.whole_end[half].into();
+                        assert!(all || !said, "{tile:?} {t} {half}");
+                        let complete = positions(tile, t, tokens).count() as i64 == tokens;
+                        assert!(said || !all || !complete, "{tile:?} {t} {half}");
+                        whole += usize::from(said);
+                    }
+                }
+            }
+        }
+        assert!(whole > 1000);
+    }
+
+    /// A tile meets few query tiles that see none of it.
+    #[test]
+    fn walks_are_exact_but_for_their_ends() {
+        for problem in problems() {
+            let tokens = tokens(&problem);
+            for tile in &schedule(&problem).keys {
+                let keys = tile.key.into()..i64::from(tile.key) + SHAPE.keys as i64;
+                for t in i64::from(tile.begin) + 1..i64::from(tile.end) - 1 {
+                    let sees = |position| overlap(&seen(&problem, tile, position), &keys);
+                    assert!(positions(tile, t, tokens).any(sees), "{tile:?} {t}");
+                }
+            }
+        }
+    }
+
+    /// What keeps waiting from lasting for ever.
+    #[test]
+    fn key_tiles_of_a_document_ascend() {
+        for problem in problems() {
+            let keys = schedule(&problem).keys;
+            for (i, tile) in keys.iter().enumerate() {
+                let earlier = keys[..i].iter().filter(|other| other.row_begin == tile.row_begin);
+                assert!(earlier.clone().all(|other| other.key < tile.key), "{:?}", problem.attention());
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error_with_numbers() {
+        let ends = [0, i32::MAX - 2048];
+        let varlen = microseq_core::Varlen::new(&ends, &ends, ends[1] as usize, ends[1] as usize);
+        let attention = Attention::new(4, 1, 128).expect("heads");
+        let problem = Problem::new(attention, varlen.expect("legal"), microseq_core::DType::Bf16);
+        match Schedule::new(&problem.expect("legal"), &SHAPE, 132) {
+            Err(CudaError::TooLarge { given, limit, .. }) => assert!(given > limit),
+            other => panic!("{other:?}"),
+        }
+    }
+}

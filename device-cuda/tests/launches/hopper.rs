@@ -1,0 +1,91 @@
+//! The kernels for compute capability 9.0: when they are launched, and with what.
+
+use crate::packed::{AMPERE, HOPPER, Launch, Packed};
+use crate::pretended::Test;
+use microseq_core::{Attention, DType};
+use microseq_cuda::Cuda;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("hopper_takes_its_own_kernels", hopper_takes_its_own_kernels),
+    ("blocks_are_no_more_than_the_work", blocks_are_no_more_than_the_work),
+    ("other_devices_and_calls_take_the_others", other_devices_and_calls_take_the_others),
+    ("the_grain_holds_for_both", the_grain_holds_for_both),
+];
+
+const ATTENTION: usize = 320;
+const MAP: usize = 128;
+
+/// Where in the argument block of an attention kernel.
+const TILE_COUNT: usize = 248;
+const STATS: usize = 216;
+
+fn packed(ordinal: usize, attention: Attention, lengths: &[u32]) -> Packed {
+    let device = Cuda::new(ordinal).expect("pretended");
+    Packed { device, attention, lengths: lengths.to_vec(), padding: 0 }
+}
+
+/// A tensor map as gpu.c encodes it: sizes, strides in bytes, and the box.
+fn map(launch: &Launch, index: usize) -> ([u64; 3], [u64; 2], [u64; 3]) {
+    let at = |word: usize| launch.long(ATTENTION + index * MAP + word * 8);
+    ([at(2), at(3), at(4)], [at(5), at(6)], [at(7), at(8), at(9)])
+}
+
+fn hopper_takes_its_own_kernels() {
+    // 1,000 tokens: 32 tiles of 128 / 4 tokens. 300: 10 tiles.
+    let packed = packed(HOPPER, Attention::new(32, 8, 128).expect("heads"), &[1000, 300]);
+    let [forward, prepare, backward] = packed.launches()[..] else { panic!("three launches") };
+
+    assert_eq!(forward.kernel(), ("forward", "sm_90a"));
+    assert_eq!((forward.blocks, forward.threads, forward.shared), (132, 384, 196_712));
+    assert_eq!((forward.block().len(), forward.word(TILE_COUNT)), (704, 42));
+    let (q_row, kv_row) = (32 * 256, 16 * 256);
+    assert_eq!(map(&forward, 0), ([128, 32, 1300], [256, q_row], [64, 4, 32]));
+    assert_eq!(map(&forward, 1), ([128, 8, 1300], [256, kv_row], [64, 1, 128]));
+    assert_eq!(map(&forward, 2), map(&forward, 1));
+
+    // Tiles of 64 / 4 tokens from position 0.
+    let numbers = 63 + 19;
+    assert_eq!(prepare.kernel(), ("prepare", "sm_90a"));
+    assert_eq!((prepare.blocks, prepare.threads, prepare.shared), (numbers * 8, 256, 0));
+    assert_eq!(prepare.word(TILE_COUNT), numbers as i32);
+
+    assert_eq!(backward.kernel(), ("backward", "sm_90a"));
+    assert_eq!((backward.blocks, backward.threads, backward.shared), (88, 384, 231_328));
+    assert_eq!((backward.block().len(), backward.word(TILE_COUNT)), (960, 8 + 3));
+    assert_eq!(map(&backward, 0), ([128, 32, 1300], [256, q_row], [64, 4, 16]));
+    assert_eq!(map(&backward, 3), map(&backward, 0));
+    let stats = ATTENTION + 4 * MAP;
+    assert_eq!(backward.long(stats + 8), backward.long(STATS));
+    assert_eq!([2, 3].map(|word| backward.long(stats + word * 8)), [128, 8 * u64::from(numbers)]);
+}
+
+fn blocks_are_no_more_than_the_work() {
+    let packed = packed(HOPPER, Attention::new(4, 2, 128).expect("heads"), &[10]);
+    let blocks: Vec<_> = packed.launches().iter().map(|launch| launch.blocks).collect();
+    assert_eq!(blocks, [2, 2, 2]);
+}
+
+fn other_devices_and_calls_take_the_others() {
+    let attention = |head_dim| Attention::new(4, 2, head_dim).expect("heads");
+    let softcap = attention(128).with_softcap(1.0).expect("softcap");
+    let uneven = Packed { padding: 1, ..packed(HOPPER, attention(128), &[10]) };
+    for packed in [
+        packed(AMPERE, attention(128), &[10]),
+        packed(HOPPER, attention(256), &[10]),
+        packed(HOPPER, attention(100), &[10]),
+        packed(HOPPER, softcap, &[10]),
+        uneven,
+    ] {
+        let launches = packed.launches();
+        assert_eq!(launches.len(), 3);
+        assert!(launches.iter().all(|launch| launch.kernel().1 == "sm_80"));
+    }
+}
+
+fn the_grain_holds_for_both() {
+    let device = Cuda::new(HOPPER).expect("pretended");
+    let grain = |heads| device.dkv_grain(&Attention::new(heads, 1, 128).expect("heads"), DType::Bf16);
+    assert_eq!([1, 4, 64].map(grain), [64, 16, 1]);
+    // Tiles of 64 / gcd(64, 3) and of 64 / 3 tokens.
+    assert_eq!(grain(3), 64 * 21);
+}

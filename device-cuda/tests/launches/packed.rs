@@ -1,0 +1,137 @@
+//! A call on a pretended GPU, and what it launched.
+
+use crate::pretended::pretend;
+use core::ffi::{c_int, c_uint};
+use microseq_core::{
+    Attention, Backward, Device, Forward, KvMut, KvRef, Layout, Pass, Plan, Problem, RowsMut, RowsRef,
+    Scalar, bf16,
+};
+use microseq_cuda::{Buffer, Cuda, CudaError, DeviceMemory};
+
+/// Pretended GPUs: gpu.c numbers them so.
+pub(crate) const AMPERE: usize = 0;
+pub(crate) const HOPPER: usize = 4;
+pub(crate) const OLD: usize = 5;
+
+/// A launch, as gpu.c writes it down.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Launch {
+    name: [u8; 32],
+    target: [u8; 16],
+    pub(crate) blocks: c_uint,
+    pub(crate) threads: c_uint,
+    pub(crate) shared: c_uint,
+    parameter: c_int,
+    bytes: [u8; 1024],
+}
+
+impl Launch {
+    pub(crate) fn kernel(&self) -> (&str, &str) {
+        (text(&self.name), text(&self.target))
+    }
+
+    /// The argument block.
+    pub(crate) fn block(&self) -> &[u8] {
+        &self.bytes[..self.parameter as usize]
+    }
+
+    /// A number of the argument block.
+    pub(crate) fn word(&self, at: usize) -> i32 {
+        i32::from_ne_bytes(self.block()[at..at + 4].try_into().expect("four bytes"))
+    }
+
+    /// An address or a size.
+    pub(crate) fn long(&self, at: usize) -> u64 {
+        u64::from_ne_bytes(self.block()[at..at + 8].try_into().expect("eight bytes"))
+    }
+}
+
+fn text(name: &[u8]) -> &str {
+    let end = name.iter().position(|c| *c == 0).expect("gpu.c ends it");
+    core::str::from_utf8(&name[..end]).expect("letters")
+}
+
+/// What this thread launched since it last asked.
+fn launches() -> Vec<Launch> {
+    let take: unsafe extern "C" fn(*mut Launch) -> c_int = pretend("pretend_launches");
+    let none = Launch {
+        name: [0; 32],
+        target: [0; 16],
+        blocks: 0,
+        threads: 0,
+        shared: 0,
+        parameter: 0,
+        bytes: [0; 1024],
+    };
+    let mut launches = vec![none; 16];
+    // SAFETY: gpu.c's; it writes sixteen launches at most, of the same layout.
+    let count = unsafe { take(launches.as_mut_ptr()) };
+    launches.truncate(count as usize);
+    launches
+}
+
+fn rows_of<T: Scalar>(buffer: &Buffer<T>, layout: Layout) -> RowsRef<'_, DeviceMemory, T> {
+    RowsRef::new(buffer.view(), layout).expect("fits")
+}
+
+/// A step of packed documents in bf16.
+pub(crate) struct Packed {
+    pub(crate) device: Cuda,
+    pub(crate) attention: Attention,
+    pub(crate) lengths: Vec<u32>,
+    /// Elements that a row has besides those of its heads.
+    pub(crate) padding: usize,
+}
+
+impl Packed {
+    pub(crate) fn rows(&self) -> usize {
+        self.lengths.iter().sum::<u32>() as usize
+    }
+
+    fn layout(&self, heads: usize) -> Layout {
+        let dense = Layout::dense(self.rows(), heads, self.attention.head_dim());
+        dense.with_row_stride(dense.row_stride() + self.padding)
+    }
+
+    /// What [`run`](Self::run) launches.
+    pub(crate) fn launches(&self) -> Vec<Launch> {
+        launches();
+        self.run().expect("nothing fails");
+        launches()
+    }
+
+    /// One forward pass and one backward pass over all rows.
+    pub(crate) fn run(&self) -> Result<(), CudaError> {
+        let rows = self.rows();
+        let plan = Plan::new(&self.lengths, rows).expect("plan");
+        let step = plan.steps().next().expect("one step");
+        let problem = Problem::of::<bf16>(self.attention, step).expect("problem");
+        let prepared = self.device.prepare(&problem)?;
+        let stream = self.device.stream();
+        let (q, kv) = (self.layout(self.attention.heads()), self.layout(2 * self.attention.kv_heads()));
+        let lse = Layout::lse(self.attention.heads(), rows);
+        let zeros = |layout: Layout| Buffer::<bf16>::zeros(stream, layout.rows() * layout.row_stride());
+        let (queries, keys, mut out, mut dq) = (zeros(q)?, zeros(kv)?, zeros(q)?, zeros(q)?);
+        let mut sums = Buffer::<f32>::zeros(stream, lse.heads() * lse.rows())?;
+        let mut store = Buffer::<f32>::zeros(stream, kv.rows() * kv.row_stride())?;
+        let mut scratch = Buffer::<u8>::zeros(stream, self.device.scratch_bytes(&prepared, Pass::Backward))?;
+        let forward = Forward {
+            q: rows_of(&queries, q),
+            kv: KvRef::packed(rows_of(&keys, kv)).expect("even"),
+            out: RowsMut::new(out.view_mut(), q).expect("fits"),
+            lse: RowsMut::new(sums.view_mut(), lse).expect("fits"),
+        };
+        self.device.forward(&prepared, forward, scratch.view_mut())?;
+        let backward = Backward {
+            q: rows_of(&queries, q),
+            kv: KvRef::packed(rows_of(&keys, kv)).expect("even"),
+            out: rows_of(&out, q),
+            lse: rows_of(&sums, lse),
+            dout: rows_of(&queries, q),
+            dq: RowsMut::new(dq.view_mut(), q).expect("fits"),
+            dkv: KvMut::packed(RowsMut::new(store.view_mut(), kv).expect("fits")).expect("even"),
+        };
+        self.device.backward(&prepared, backward, scratch.view_mut())
+    }
+}
