@@ -10,13 +10,13 @@ Favours: leaves and masks are made beforehand and not timed; so is the padding i
 gradients of K and V over several steps is timed, since nobody can do without.
 """
 
-import json
-import sys
 import time
 
 import numpy
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+from serve import serve
 
 WAYS = ["loop", "loop_repeat", "dense_mask", "padded"]
 TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -208,17 +208,7 @@ def answer(request):
 
 
 def main():
-    replies = sys.stdout
-    # Whatever a library prints must not come between the answers.
-    sys.stdout = sys.stderr
-    hello = {"name": "torch", "version": torch.__version__, "threads": torch.get_num_threads(), "ways": WAYS}
-    print(json.dumps(hello), file=replies, flush=True)
-    for line in sys.stdin:
-        try:
-            reply = answer(json.loads(line))
-        except (RuntimeError, ValueError, KeyError) as error:
-            reply = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(reply), file=replies, flush=True)
+    serve({"name": "torch", "version": torch.__version__, "threads": torch.get_num_threads(), "ways": WAYS}, answer)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-//! The requests that `../compare.py` sends to each rival, a line of JSON each, and the answers.
+//! The requests that `../compare.py` and `../gpu.py` send to each rival, a line of JSON each, and the answers.
 //!
 //! A rival runs every packing of a request once and says how long each pass took. It is idle between
 //! requests, so that all rivals can be asked in turn, in one run on one machine.
@@ -33,8 +33,10 @@ pub struct Request {
     pub micro_sequence_length: usize,
     /// Each is run once; the first ones may be a warm-up, that is the caller's matter.
     pub packings: Vec<Packing>,
-    /// Raw little-endian f32: q, then keys, values, dout.
-    pub operands: PathBuf,
+    /// Keys that a query sees, itself included.
+    pub window: Option<usize>,
+    /// Raw little-endian f32: q, then keys, values, dout. Where there are none, each rival draws its own.
+    pub operands: Option<PathBuf>,
     /// Where to write out, dq, dk, dv of the last packing, likewise. dq, dk and dv only where there are
     /// gradients.
     pub results: Option<PathBuf>,
@@ -98,12 +100,13 @@ pub struct Results {
 
 impl Request {
     pub fn operands(&self) -> Result<Operands> {
-        let bytes = fs::read(&self.operands).with_context(|| format!("cannot read {:?}", self.operands))?;
+        let path = self.operands.as_ref().context("no operands are given")?;
+        let bytes = fs::read(path).with_context(|| format!("cannot read {path:?}"))?;
         let (elements, _) = bytes.as_chunks();
         let numbers: Vec<f32> = elements.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
         let (row, kv_row) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let tokens = numbers.len() / (2 * row + 2 * kv_row);
-        ensure!(tokens * (2 * row + 2 * kv_row) == numbers.len(), "{:?} is cut off", self.operands);
+        ensure!(tokens * (2 * row + 2 * kv_row) == numbers.len(), "{path:?} is cut off");
         let (q, rest) = numbers.split_at(tokens * row);
         let (k, rest) = rest.split_at(tokens * kv_row);
         let (v, dout) = rest.split_at(tokens * kv_row);
