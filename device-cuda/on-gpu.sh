@@ -6,9 +6,11 @@
 #     device-cuda/on-gpu.sh run [FOLDER [SECTION...]]
 #                                            run them: the repository's files are needed, Rust is not
 #
-# FOLDER is device-cuda/.on-gpu by default. Sections are conformance, device, golden, replay, pack_text,
-# bench and racecheck; all of them by default. `run` needs a GPU, its driver, and for racecheck
-# compute-sanitizer.
+# FOLDER is device-cuda/.on-gpu by default. Sections are kernels, conformance, device, golden, replay,
+# pack_text, bench, rivals and racecheck; all of them by default. `run` needs a GPU and its driver; for
+# kernels and rivals PyTorch, for racecheck compute-sanitizer. Where a GPU has a choice of kernels, conformance
+# to pack_text run with each, the others with MICROSEQ_CUDA_KERNELS as it is. rivals leaves its
+# measurements in FOLDER/rivals.json or at RIVALS_JSON.
 #
 # racecheck runs every golden case and every rule of the conformance suite, each a process. Some take
 # many minutes: each gets RACECHECK_EACH seconds (600), all of them together RACECHECK_ALL (3600).
@@ -33,7 +35,11 @@ build() {
     for test in replay pack_text bench; do
         cp "${CARGO_TARGET_DIR:-target}/release/examples/$test" "$programs/$test"
     done
-    strip "$programs"/{conformance,device,golden,replay,pack_text,bench}
+    # A project of its own; in the same folder, so that what both need is built once.
+    cargo build --release --locked --manifest-path benches/rivals/rust/Cargo.toml --target-dir "${CARGO_TARGET_DIR:-target}" \
+        --no-default-features --features cuda --bin microseq
+    cp "${CARGO_TARGET_DIR:-target}/release/microseq" "$programs/microseq"
+    strip "$programs"/{microseq,conformance,device,golden,replay,pack_text,bench}
     { git rev-parse HEAD; git status --short -- core device-cuda examples src Cargo.toml; } >"$programs/built"
 }
 
@@ -42,8 +48,25 @@ section() {
     if [ ${#sections[@]} -gt 0 ] && [[ " ${sections[*]} " != *" $1 "* ]]; then
         return
     fi
-    printf '\n=== %s (at %d s)\n' "$1" "$SECONDS"
+    printf '\n=== %s, %s kernels (at %d s)\n' "$1" "${MICROSEQ_CUDA_KERNELS:-default}" "$SECONDS"
     "${@:2}" || failed+=("$1")
+}
+
+# The same with each family of kernels that the GPU has.
+each_family() {
+    MICROSEQ_CUDA_KERNELS=mma section "$@"
+    if nvidia-smi --query-gpu=compute_cap --format=csv,noheader | grep -q '^9\.0'; then
+        MICROSEQ_CUDA_KERNELS=wgmma section "$@"
+    fi
+}
+
+kernels() {
+    python3 device-cuda/kernels/test/check.py
+}
+
+rivals() {
+    python3 benches/rivals/gpu.py "$programs/microseq" --built-from "$(head -n 1 "$programs/built")" \
+        --json "${RIVALS_JSON:-$programs/rivals.json}"
 }
 
 # In the package's folder, where cargo would run it; a test that is ignored was not run.
@@ -128,12 +151,14 @@ run() {
     nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
     echo "built from $(cat "$programs/built")"
     chmod +x "$programs"/*
-    section conformance tests conformance
-    section device tests device
-    section golden tests golden
-    section replay replay
-    section pack_text pack_text
+    section kernels kernels
+    each_family conformance tests conformance
+    each_family device tests device
+    each_family golden tests golden
+    each_family replay replay
+    each_family pack_text pack_text
     section bench bench
+    section rivals rivals
     section racecheck racecheck
     printf '\n%d s; failed: %s\n' "$SECONDS" "${failed[*]:-nothing}"
     [ ${#failed[@]} -eq 0 ]

@@ -213,6 +213,27 @@ def invariants(dtype, head_dim, heads, kv_heads, window):
     same_bits(name + " alone", ("out", "lse", "dq", "dk", "dv"), whole, alone, part)
 
 
+def repeats(lengths, heads, kv_heads, window, count):
+    """A backward pass again and again: what blocks race for must not change a bit."""
+    tokens, shape = sum(lengths), Shape(torch.bfloat16, 128)
+    documents, _ = step_documents(lengths, 0, tokens)
+    schedule = Schedule(documents, heads // kv_heads, True, window, shape)
+    q, k, v, dout = (torch.randn(tokens, h, 128, device="cuda").bfloat16()
+                     for h in (heads, kv_heads, kv_heads, heads))
+    call = Call(schedule, q, k, v, torch.empty_like(q), torch.empty(heads, tokens, device="cuda"))
+    call.forward()
+
+    def run():
+        dq, (dk, dv) = poisoned(*q.shape, dtype=q.dtype), (torch.zeros(k.shape, device="cuda") for _ in range(2))
+        call.backward(Scratch(schedule, tokens, heads, kv_heads), dout, dq, dk, dv)
+        return dq, dk, dv
+
+    first = run()
+    differ = sum(any(not torch.equal(bits(x), bits(y)) for x, y in zip(first, run())) for _ in range(count))
+    if differ:
+        FAILED.append(f"repeats {lengths[:3]} h={heads}/{kv_heads} window={window}: {differ} of {count} differ")
+
+
 def main():
     quick = "--quick" in sys.argv
     seed = random.randrange(10**6)
@@ -229,6 +250,12 @@ def main():
             (torch.float32, 40, 4, 2))[:1 if quick else None]:
         for window in (NO_WINDOW, 150):
             invariants(dtype, head_dim, heads, kv_heads, window)
+    count = 10 if quick else 30
+    repeats([700, 30, 0, 1, 333, 900], 8, 2, NO_WINDOW, count)
+    repeats([2000], 8, 2, NO_WINDOW, count)
+    repeats([2000], 8, 2, 150, count)
+    repeats([4096, 4096], 32, 8, NO_WINDOW, count)
+    print("repeats done", len(FAILED))
     for line in FAILED[:30]:
         print("FAILED", line)
     print(f"{len(FAILED)} failed")
