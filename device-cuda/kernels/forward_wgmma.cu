@@ -269,7 +269,7 @@ __device__ inline void multiply_pv(O& o, const P& p, u32 v_tile) {
     wgmma_fence();
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) {
-        const AlongRows<KEYS> v(v_tile, part * PART / PANEL_COLS);
+        const AlongRows<KEYS> v(v_tile, part * PART);
 #pragma unroll
         for (int k = 0; k < KEYS / 16; ++k) wgmma_registers<true>(o[part], p[k], v.step(k), true);
     }

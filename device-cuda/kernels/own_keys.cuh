@@ -32,7 +32,7 @@ __device__ inline void multiply_sums(Sum& sum, const Narrow& scores, u32 queries
     wgmma_fence();
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) {
-        const AlongRows<ROWS> right(queries, part * PART / PANEL_COLS);
+        const AlongRows<ROWS> right(queries, part * PART);
 #pragma unroll
         for (int k = ROWS / 16 - 1; k >= 0; --k)
             wgmma_registers<true>(sum[part], scores[k], right.step(k), true);
@@ -150,7 +150,7 @@ using DQ = f32[DQ_PART / 2];
 // This warpgroup's columns of dq, on their way when this returns.
 __device__ inline void multiply_dq(DQ& dq, u32 ds_tile, u32 k_tile, i32 group) {
     const AlongRows<KEYS> left(ds_tile, 0);
-    const AlongRows<KEYS> right(k_tile + group * (DQ_PART / PANEL_COLS) * panel_bytes(KEYS), 0);
+    const AlongRows<KEYS> right(k_tile, group * DQ_PART);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < KEYS / 16; ++k) wgmma_shared<true, true>(dq, left.step(k), right.step(k), k > 0);
@@ -248,7 +248,7 @@ __device__ inline void own_keys(const Shared& shared, const Attention& args, i32
         if (!older.exists()) return;
         release(ds.of(shared.ds_free), lane);
         const bool first = older.mark & MARK_FIRST, last = older.mark & MARK_LAST;
-        f32* const sum = sums + i64(older.number) * (ROWS * D);
+        f32* const sum = sums + i64(older.number) * (ROWS * GROUPS * DQ_PART);
         wait(ds.of(shared.turn), ds.parity ^ 1);
         if (!last) {
             add_dq(dq, sum, first);

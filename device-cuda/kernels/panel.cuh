@@ -37,12 +37,14 @@ struct AlongColumns {
     }
 };
 
-// ... or along its rows: the operand's other dimension begins at panel `panel`.
+// ... or along its rows: the operand's other dimension begins at `column`, which begins a panel or the second
+// half of one and does not reach beyond it then.
 template <i32 ROWS>
 struct AlongRows {
     u64 first;
-    __device__ AlongRows(u32 tile, i32 panel)
-        : first(descriptor(tile + panel * panel_bytes(ROWS), panel_bytes(ROWS))) {}
+    __device__ AlongRows(u32 tile, i32 column)
+        : first(descriptor(tile + column / PANEL_COLS * panel_bytes(ROWS) + column % PANEL_COLS * 2,
+                           panel_bytes(ROWS))) {}
     __device__ u64 step(i32 k) const { return first + ((k * 16 * PANEL_ROW_BYTES) >> 4); }
 };
 

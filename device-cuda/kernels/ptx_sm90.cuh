@@ -115,6 +115,17 @@ __device__ inline void wgmma_wait_group() {
 // mma.m16n8k16 wants it of each warp. k lies along an operand's rows unless it is transposed.
 
 template <bool TRANSPOSE_A, bool TRANSPOSE_B>
+__device__ inline void wgmma_shared(f32 (&d)[16], u64 a, u64 b, bool accumulate) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %18, 0; "
+        "wgmma.mma_async.sync.aligned.m64n32k16." WGMMA_TYPES " {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+        "}, %16, %17, p, 1, 1, %19, %20;}"
+        : WGMMA_16(d, 0)
+        : "l"(a), "l"(b), "r"(static_cast<u32>(accumulate)), "n"(TRANSPOSE_A), "n"(TRANSPOSE_B));
+}
+
+template <bool TRANSPOSE_A, bool TRANSPOSE_B>
 __device__ inline void wgmma_shared(f32 (&d)[32], u64 a, u64 b, bool accumulate) {
     asm volatile(
         "{.reg .pred p; setp.ne.b32 p, %34, 0; "

@@ -43,4 +43,7 @@ struct BackwardWarpgroups {
     static constexpr int REGISTERS = 240, SERVER_REGISTERS = 24;
 };
 
-static_assert(ForwardWarpgroups<128>::SHARED == 196712 && BackwardWarpgroups<128>::SHARED == 231328);
+static_assert(ForwardWarpgroups<64>::SHARED == 98408 && ForwardWarpgroups<96>::SHARED == 196712);
+static_assert(ForwardWarpgroups<128>::SHARED == 196712 && ForwardWarpgroups<192>::SHARED == 196696);
+static_assert(ForwardWarpgroups<256>::SHARED == 196696 && BackwardWarpgroups<64>::SHARED == 133024);
+static_assert(BackwardWarpgroups<96>::SHARED == 231328 && BackwardWarpgroups<128>::SHARED == 231328);

@@ -3,7 +3,7 @@
 use crate::CudaError;
 use crate::driver::Driver;
 use crate::module::Modules;
-use crate::shape::Warpgroups;
+use crate::shape::{WgmmaBackward, WgmmaForward};
 use core::ffi::{c_int, c_uint};
 use cust::sys::{CUcontext, CUdevice, CUdevice_attribute};
 use microseq_core::{Attention, DType};
@@ -76,9 +76,14 @@ impl Context {
         Ok(Self { driver, ordinal, shared_limit, multiprocessors, has_warpgroups, modules, device, raw })
     }
 
-    /// The kernels on the warpgroup's matrix unit, where they compute a problem.
-    pub(crate) fn warpgroups(&self, attention: &Attention, dtype: DType) -> Option<Warpgroups> {
-        self.has_warpgroups.then(|| Warpgroups::choose(attention, dtype)).flatten()
+    /// The forward kernel on the warpgroup's matrix unit, where it computes a problem.
+    pub(crate) fn wgmma_forward(&self, attention: &Attention, dtype: DType) -> Option<WgmmaForward> {
+        self.has_warpgroups.then(|| WgmmaForward::choose(attention, dtype)).flatten()
+    }
+
+    /// The backward kernel, likewise.
+    pub(crate) fn wgmma_backward(&self, attention: &Attention, dtype: DType) -> Option<WgmmaBackward> {
+        self.has_warpgroups.then(|| WgmmaBackward::choose(attention, dtype)).flatten()
     }
 
     /// Makes the context the thread's current one until the guard goes.

@@ -90,8 +90,8 @@ impl Cuda {
             Variant::Mma(_) => shape.rows / common_divisor(shape.rows, group),
         };
         // A call's operands choose between the two.
-        match context.warpgroups(problem, dtype) {
-            Some(warpgroups) => common_multiple(grain, warpgroups.rows / group),
+        match context.wgmma_backward(problem, dtype) {
+            Some(wgmma) => common_multiple(grain, wgmma.rows / group),
             None => grain,
         }
     }
@@ -227,8 +227,8 @@ impl Device for Cuda {
         };
         let even = aligned::<E>(&[args.q, args.k, args.v, args.out], &elements);
         let args = Attention { aligned: even.into(), ..args };
-        if let Some(wgmma) = prepared.wgmma.as_ref().filter(|wgmma| even && wgmma.takes(&args)) {
-            return wgmma.forward(self, args);
+        if let Some(wgmma) = prepared.wgmma_forward.as_ref().filter(|wgmma| even && wgmma.takes(&args)) {
+            return wgmma.run(self, args);
         }
         let args =
             Attention { tiles: prepared.query_list(), tile_count: prepared.query_tiles as i32, ..args };
@@ -277,8 +277,8 @@ impl Device for Cuda {
         let even = aligned::<E>(&[args.q, args.k, args.v, args.out, args.dout, args.dq], &elements);
         let args = Attention { aligned: even.into(), ..args };
         let even = even && aligned::<f32>(&[dk, dv], &[dk_layout, dv_layout]);
-        if let Some(wgmma) = prepared.wgmma.as_ref().filter(|wgmma| even && wgmma.takes(&args)) {
-            return wgmma.backward(self, args, begin);
+        if let Some(wgmma) = prepared.wgmma_backward.as_ref().filter(|wgmma| even && wgmma.takes(&args)) {
+            return wgmma.run(self, args, begin);
         }
         let args = Attention {
             stats: begin,

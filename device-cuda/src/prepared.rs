@@ -7,7 +7,7 @@ use crate::module::Kernel;
 use crate::schedule::Schedule;
 use crate::shape::{Shape, Variant};
 use crate::stream::Stream;
-use crate::wgmma::Wgmma;
+use crate::wgmma;
 use core::mem::size_of;
 use microseq_core::{DType, Problem};
 
@@ -28,7 +28,8 @@ pub struct Prepared {
     /// Query tiles, then key tiles, as bytes.
     tiles: Buffer<u8>,
     /// What calls use instead where they can.
-    pub(crate) wgmma: Option<Wgmma>,
+    pub(crate) wgmma_forward: Option<wgmma::Forward>,
+    pub(crate) wgmma_backward: Option<wgmma::Backward>,
 }
 
 /// The kernels of a problem.
@@ -87,7 +88,8 @@ impl Prepared {
             key_tiles: schedule.keys.len(),
             turns: schedule.turns * wanted.kv_heads,
             tiles: Buffer::from_slice(stream, &tiles)?,
-            wgmma: Wgmma::new(stream, problem)?,
+            wgmma_forward: wgmma::Forward::new(stream, problem)?,
+            wgmma_backward: wgmma::Backward::new(stream, problem)?,
         })
     }
 
@@ -112,7 +114,7 @@ impl Prepared {
 
     /// Bytes of a backward scratch of any alignment.
     pub(crate) fn scratch_bytes(&self) -> usize {
-        let wgmma = self.wgmma.as_ref().map_or(0, |wgmma| wgmma.scratch_parts().end);
+        let wgmma = self.wgmma_backward.as_ref().map_or(0, |wgmma| wgmma.scratch_parts().end);
         self.scratch_parts().end.max(wgmma) + PART - 1
     }
 

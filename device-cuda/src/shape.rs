@@ -86,62 +86,68 @@ impl Shape {
     }
 }
 
-/// Tile sizes of the kernels on the warpgroup's matrix unit, compute capability 9.0.
+/// Threads of the kernels on the warpgroup's matrix unit, compute capability 9.0.
+pub(crate) const WARPGROUP_THREADS: u32 = 384;
+
+/// Tile sizes of `forward_wgmma`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Warpgroups {
-    /// What they are compiled for; smaller heads are filled up with zeros.
+pub(crate) struct WgmmaForward {
+    /// What it is compiled for; smaller heads are filled up with zeros.
     pub(crate) head_dim: usize,
-    /// Query rows of a tile in the forward pass, with all heads of a K/V group.
-    pub(crate) forward_rows: usize,
-    /// Keys of a tile in the forward pass.
-    pub(crate) forward_keys: usize,
-    pub(crate) forward_shared: usize,
-    /// Query rows of a tile in the backward pass.
+    /// Query rows of a tile, with all heads of a K/V group.
     pub(crate) rows: usize,
-    /// Keys of a tile in the backward pass.
     pub(crate) keys: usize,
-    pub(crate) backward_shared: usize,
+    pub(crate) shared: usize,
 }
 
-impl Warpgroups {
-    /// Threads of both kernels.
-    pub(crate) const THREADS: u32 = 384;
+/// Tile sizes of `backward_wgmma`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WgmmaBackward {
+    pub(crate) head_dim: usize,
+    pub(crate) rows: usize,
+    pub(crate) keys: usize,
+    pub(crate) shared: usize,
+}
 
-    /// The kernels for a problem on a device that has the unit, where they can compute it.
+impl WgmmaForward {
+    /// The kernel for a problem on a device that has the unit, where it can compute it.
     pub(crate) fn choose(attention: &Attention, dtype: DType) -> Option<Self> {
-        let head_dim = attention.head_dim();
-        let compiled = dtype != DType::F32 && (65..=128).contains(&head_dim) && head_dim.is_multiple_of(8);
-        // Scores are compared before they are scaled.
-        let computed = attention.scale() > 0.0 && attention.softcap().is_none();
-        // A tile of queries has one token at least.
-        (compiled && computed && attention.group() <= Self::D128.rows).then_some(Self::D128)
+        if !wgmma_computes(attention, dtype) {
+            return None;
+        }
+        [64, 96, 128, 192, 256].into_iter().find(|dim| attention.head_dim() <= *dim).map(Self::compiled)
     }
 
-    /// Up to head_dim 128.
-    pub(crate) const D128: Self = {
-        const FORWARD_ROWS: usize = 128;
-        const ROWS: usize = 64;
-        const KEYS: usize = 128;
-        const DIM: usize = 128;
-        let forward_barriers = 2 * 2 + 4 * 2 + 1;
-        let (forward_query_tile, key_tile) = (FORWARD_ROWS * DIM * 2, KEYS * DIM * 2);
-        let (query_tile, score_tile, stats) = (ROWS * DIM * 2, ROWS * KEYS * 2, ROWS * 8);
-        let (stages, pieces) = (3, 2 * 80);
-        let barriers = 17 + 5 * stages;
-        Self {
-            head_dim: DIM,
-            forward_rows: FORWARD_ROWS,
-            forward_keys: KEYS,
-            forward_shared: 2 * forward_query_tile + 4 * key_tile + forward_barriers * 8,
-            rows: ROWS,
-            keys: KEYS,
-            backward_shared: 3 * key_tile
-                + stages * (2 * query_tile + stats)
-                + 2 * score_tile
-                + barriers * 8
-                + pieces,
+    pub(crate) const fn compiled(head_dim: usize) -> Self {
+        let (rows, panels) = (128, head_dim.div_ceil(64));
+        let (keys, query_stages) = match head_dim {
+            ..=128 => (128, 2),
+            129..=192 => (96, 1),
+            _ => (64, 1),
+        };
+        let barriers = 2 * query_stages + 4 * 2 + 1;
+        let shared = (query_stages * rows + 4 * keys) * panels * PANEL_BYTES + barriers * 8;
+        Self { head_dim, rows, keys, shared }
+    }
+}
+
+impl WgmmaBackward {
+    /// As [`WgmmaForward::choose`]. Larger heads' dk and dv do not fit the registers.
+    pub(crate) fn choose(attention: &Attention, dtype: DType) -> Option<Self> {
+        if !wgmma_computes(attention, dtype) {
+            return None;
         }
-    };
+        [64, 96, 128].into_iter().find(|dim| attention.head_dim() <= *dim).map(Self::compiled)
+    }
+
+    pub(crate) const fn compiled(head_dim: usize) -> Self {
+        let (rows, keys, panels) = (64, 128, head_dim.div_ceil(64));
+        let (stages, pieces, barriers) = (3, 2 * 80, 17 + 5 * 3);
+        let (key_tile, query_tile) = (keys * panels * PANEL_BYTES, rows * panels * PANEL_BYTES);
+        let (score_tile, stats) = (rows * keys * 2, rows * 8);
+        let tiles = 3 * key_tile + stages * (2 * query_tile + stats) + 2 * score_tile;
+        Self { head_dim, rows, keys, shared: tiles + barriers * 8 + pieces }
+    }
 
     /// f32 that a query tile's stats take.
     pub(crate) const fn stats_len(&self) -> usize {
@@ -150,8 +156,20 @@ impl Warpgroups {
 
     /// f32 that a query tile's running dq takes.
     pub(crate) const fn dq_sum_len(&self) -> usize {
-        self.rows * self.head_dim
+        self.rows * self.head_dim.next_multiple_of(64)
     }
+}
+
+/// Bytes of a row of 64 elements, of which tiles are made (`kernels/panel.cuh`).
+const PANEL_BYTES: usize = 128;
+
+fn wgmma_computes(attention: &Attention, dtype: DType) -> bool {
+    // Rows of tensor maps and of out are moved 16 bytes at a time.
+    let moved = dtype != DType::F32 && attention.head_dim().is_multiple_of(8);
+    // Scores are compared before they are scaled.
+    let scored = attention.scale() > 0.0 && attention.softcap().is_none();
+    // A tile of queries has one token at least.
+    moved && scored && attention.group() <= WgmmaBackward::compiled(64).rows
 }
 
 // kernels/shape.cuh and kernels/shape_sm90.cuh assert the same numbers.
@@ -160,8 +178,15 @@ const _: () = {
     assert!(a.forward_shared == 32_768 && a.backward_shared == 165_888);
     assert!(b.forward_shared == 65_536 && b.backward_shared == 164_864);
     assert!(c.forward_shared == 98_304 && c.backward_shared == 147_968);
-    let d = Warpgroups::D128;
-    assert!(d.forward_shared == 196_712 && d.backward_shared == 231_328);
+    const fn forward(head_dim: usize, shared: usize) -> bool {
+        WgmmaForward::compiled(head_dim).shared == shared
+    }
+    const fn backward(head_dim: usize, shared: usize) -> bool {
+        WgmmaBackward::compiled(head_dim).shared == shared
+    }
+    assert!(forward(64, 98_408) && forward(96, 196_712) && forward(128, 196_712));
+    assert!(forward(192, 196_696) && forward(256, 196_696));
+    assert!(backward(64, 133_024) && backward(96, 231_328) && backward(128, 231_328));
 };
 
 #[cfg(test)]
@@ -171,13 +196,19 @@ mod tests {
     #[test]
     fn warpgroups_compute_what_they_are_compiled_for() {
         let attention = |head_dim, group| Attention::new(group, 1, head_dim).expect("heads");
-        let chosen = |attention: Attention, dtype| Warpgroups::choose(&attention, dtype).is_some();
-        assert!(chosen(attention(128, 1), DType::Bf16) && chosen(attention(72, 64), DType::F16));
-        assert!(!chosen(attention(128, 1), DType::F32));
-        assert!(!chosen(attention(64, 1), DType::Bf16) && !chosen(attention(136, 1), DType::Bf16));
-        assert!(!chosen(attention(100, 1), DType::Bf16) && !chosen(attention(128, 65), DType::Bf16));
-        assert!(!chosen(attention(128, 1).with_softcap(1.0).expect("softcap"), DType::Bf16));
-        assert!(!chosen(attention(128, 1).with_scale(-1.0).expect("scale"), DType::Bf16));
+        let forward =
+            |attention: Attention, dtype| WgmmaForward::choose(&attention, dtype).map(|s| s.head_dim);
+        let backward =
+            |attention: Attention| WgmmaBackward::choose(&attention, DType::F16).map(|s| s.head_dim);
+        let chosen = [8, 64, 72, 104, 136, 200, 256, 264].map(|d| forward(attention(d, 1), DType::Bf16));
+        assert_eq!(chosen, [64, 64, 96, 128, 192, 256, 256, 0].map(|d| Some(d).filter(|d| *d > 0)));
+        let chosen = [8, 64, 72, 104, 136].map(|d| backward(attention(d, 64)));
+        assert_eq!(chosen, [Some(64), Some(64), Some(96), Some(128), None]);
+        assert_eq!(forward(attention(128, 1), DType::F32), None);
+        assert_eq!(forward(attention(100, 1), DType::Bf16), None);
+        assert_eq!(backward(attention(128, 65)), None);
+        assert_eq!(backward(attention(128, 1).with_softcap(1.0).expect("softcap")), None);
+        assert_eq!(forward(attention(128, 1).with_scale(-1.0).expect("scale"), DType::Bf16), None);
     }
 
     #[test]

@@ -1,105 +1,138 @@
 //! The kernels on the warpgroup's matrix unit, compute capability 9.0: faster than the others where they
-//! can compute a call.
+//! can compute a call. `None` is where the device lacks the unit, or they do not compute such problems.
 
 use crate::CudaError;
-use crate::args::{Attention, BackwardWgmma, ForwardWgmma, KeyTile, Tile};
+use crate::args::{Attention, BackwardWgmma, ForwardWgmma, KeyTile};
 use crate::cuda::Cuda;
 use crate::memory::Buffer;
 use crate::module::Kernel;
 use crate::prepared::{PART, ScratchParts, bytes_of, bytes_of_key_tile};
-use crate::schedule::wgmma::Schedule;
-use crate::shape::{THREADS, Warpgroups};
+use crate::schedule::wgmma as schedule;
+use crate::shape::{THREADS, WARPGROUP_THREADS, WgmmaBackward, WgmmaForward};
 use crate::stream::Stream;
 use crate::tensor_map::{Extent, dense};
 use core::mem::size_of;
 use microseq_core::Problem;
 
-/// A problem prepared for these kernels.
-pub(crate) struct Wgmma {
-    problem: microseq_core::Shape,
+/// What both passes know of a problem.
+struct Operands {
+    q: Extent,
+    kv: Extent,
     group: usize,
-    shape: Warpgroups,
-    forward: Kernel,
-    prepare: Kernel,
-    backward: Kernel,
-    /// Blocks of the kernels that stay while there is work.
+    /// Blocks that stay while there is work: as many as run at a time.
     blocks: usize,
-    queries: usize,
+}
+
+impl Operands {
+    fn new(stream: &Stream, problem: &Problem<'_>) -> Self {
+        let microseq_core::Shape { dtype, head_dim, heads, kv_heads, q_rows, k_rows } = problem.shape();
+        Self {
+            q: Extent { dtype, head_dim, heads, rows: q_rows },
+            kv: Extent { dtype, head_dim, heads: kv_heads, rows: k_rows },
+            group: problem.attention().group(),
+            blocks: stream.context().multiprocessors,
+        }
+    }
+
+    fn blocks_for(&self, tiles: usize) -> usize {
+        self.blocks.min(tiles * self.kv.heads)
+    }
+}
+
+/// A problem prepared for `forward_wgmma`.
+pub(crate) struct Forward {
+    operands: Operands,
+    shape: WgmmaForward,
+    kernel: Kernel,
+    tiles: usize,
+    /// As bytes.
+    list: Buffer<u8>,
+}
+
+impl Forward {
+    pub(crate) fn new(stream: &Stream, problem: &Problem<'_>) -> Result<Option<Self>, CudaError> {
+        let (context, dtype) = (stream.context(), problem.shape().dtype);
+        let Some(shape) = context.wgmma_forward(problem.attention(), dtype) else { return Ok(None) };
+        let tiles = schedule::forward(problem, &shape)?;
+        let list: Vec<u8> = tiles.iter().flat_map(|tile| bytes_of(*tile)).collect();
+        let _current = context.enter()?;
+        let name = format!("forward_wgmma_{dtype}_{}", shape.head_dim);
+        let kernel = context.modules.kernel(context.driver, &name, "forward", shape.shared)?;
+        let (operands, list) = (Operands::new(stream, problem), Buffer::from_slice(stream, &list)?);
+        Ok(Some(Self { operands, shape, kernel, tiles: tiles.len(), list }))
+    }
+
+    /// Whether the copy engine can bring these operands, whose heads begin at multiples of 16 bytes.
+    pub(crate) fn takes(&self, args: &Attention) -> bool {
+        let Operands { q, kv, .. } = &self.operands;
+        q.fits(&args.q) && kv.fits(&args.k) && kv.fits(&args.v)
+    }
+
+    pub(crate) fn run(&self, device: &Cuda, args: Attention) -> Result<(), CudaError> {
+        let driver = device.context().driver;
+        let Operands { q, kv, group, .. } = &self.operands;
+        let (tokens, keys) = (self.shape.rows / group, self.shape.keys);
+        let args = ForwardWgmma {
+            q: q.map(driver, &args.q, *group, tokens)?,
+            k: kv.map(driver, &args.k, 1, keys)?,
+            v: kv.map(driver, &args.v, 1, keys)?,
+            attention: Attention { tiles: self.list.view().address(), tile_count: self.tiles as i32, ..args },
+        };
+        let blocks = self.operands.blocks_for(self.tiles);
+        device.launch(self.kernel, blocks, WARPGROUP_THREADS, self.shape.shared, args)
+    }
+}
+
+/// A problem prepared for `prepare_wgmma` and `backward_wgmma`.
+pub(crate) struct Backward {
+    operands: Operands,
+    shape: WgmmaBackward,
+    prepare: Kernel,
+    kernel: Kernel,
     keys: usize,
+    /// Query tiles.
     stats: usize,
-    /// Key tiles, then query tiles of the forward pass, then of the backward pass, as bytes.
+    /// Key tiles, then query tiles, as bytes.
     lists: Buffer<u8>,
 }
 
-impl Wgmma {
-    /// Prepares a problem where the device has the unit, the kernels compute such problems, and the
-    /// device is to use them.
+impl Backward {
     pub(crate) fn new(stream: &Stream, problem: &Problem<'_>) -> Result<Option<Self>, CudaError> {
-        let context = stream.context();
-        let wanted = problem.shape();
-        let Some(shape) = context.warpgroups(problem.attention(), wanted.dtype) else {
-            return Ok(None);
-        };
-        let schedule = Schedule::new(problem, &shape, context.multiprocessors)?;
-        let lists: Vec<u8> = schedule
-            .keys
-            .iter()
-            .flat_map(|tile| bytes_of_key_tile(*tile))
-            .chain(schedule.queries.iter().chain(&schedule.stats).flat_map(|tile| bytes_of(*tile)))
-            .collect();
+        let (context, dtype) = (stream.context(), problem.shape().dtype);
+        let Some(shape) = context.wgmma_backward(problem.attention(), dtype) else { return Ok(None) };
+        let schedule::Backward { keys, stats } =
+            schedule::Backward::new(problem, &shape, context.multiprocessors)?;
+        let key_tiles = keys.iter().flat_map(|tile| bytes_of_key_tile(*tile));
+        let query_tiles = stats.iter().flat_map(|tile| bytes_of(*tile));
+        let lists: Vec<u8> = key_tiles.chain(query_tiles).collect();
         let _current = context.enter()?;
-        let (dtype, dim) = (wanted.dtype, shape.head_dim);
         let load = |name: String, entry: &str, shared: usize| {
             context.modules.kernel(context.driver, &name, entry, shared)
         };
+        let name = format!("backward_wgmma_{dtype}_{}", shape.head_dim);
         Ok(Some(Self {
-            problem: wanted,
-            group: problem.attention().group(),
+            operands: Operands::new(stream, problem),
             shape,
-            forward: load(format!("forward_wgmma_{dtype}_{dim}"), "forward", shape.forward_shared)?,
             prepare: load(format!("prepare_wgmma_{dtype}"), "prepare", 0)?,
-            backward: load(format!("backward_wgmma_{dtype}_{dim}"), "backward", shape.backward_shared)?,
-            blocks: context.multiprocessors,
-            queries: schedule.queries.len(),
-            keys: schedule.keys.len(),
-            stats: schedule.stats.len(),
+            kernel: load(name, "backward", shape.shared)?,
+            keys: keys.len(),
+            stats: stats.len(),
             lists: Buffer::from_slice(stream, &lists)?,
         }))
     }
 
     /// Whether the copy engine can bring these operands, whose heads begin at multiples of 16 bytes.
     pub(crate) fn takes(&self, args: &Attention) -> bool {
-        self.rows().fits(&args.q)
-            && self.kv().fits(&args.k)
-            && self.kv().fits(&args.v)
-            && (args.dout.data == 0 || self.rows().fits(&args.dout))
-    }
-
-    pub(crate) fn forward(&self, device: &Cuda, args: Attention) -> Result<(), CudaError> {
-        let driver = device.context().driver;
-        let tokens = self.shape.forward_rows / self.group;
-        let keys = self.shape.forward_keys;
-        let args = ForwardWgmma {
-            q: self.rows().map(driver, &args.q, self.group, tokens)?,
-            k: self.kv().map(driver, &args.k, 1, keys)?,
-            v: self.kv().map(driver, &args.v, 1, keys)?,
-            attention: Attention {
-                tiles: self.key_list() + (self.keys * size_of::<KeyTile>()) as u64,
-                tile_count: self.queries as i32,
-                ..args
-            },
-        };
-        let blocks = self.blocks_for(self.queries);
-        device.launch(self.forward, blocks, Warpgroups::THREADS, self.shape.forward_shared, args)
+        let Operands { q, kv, .. } = &self.operands;
+        q.fits(&args.q) && q.fits(&args.dout) && kv.fits(&args.k) && kv.fits(&args.v)
     }
 
     /// `begin` is where the parts of the scratch count from.
-    pub(crate) fn backward(&self, device: &Cuda, args: Attention, begin: u64) -> Result<(), CudaError> {
+    pub(crate) fn run(&self, device: &Cuda, args: Attention, begin: u64) -> Result<(), CudaError> {
         let driver = device.context().driver;
-        let tokens = self.shape.rows / self.group;
+        let Operands { q, kv, group, .. } = &self.operands;
         let parts = self.scratch_parts();
-        let stats_list =
-            self.key_list() + (self.keys * size_of::<KeyTile>() + self.queries * size_of::<Tile>()) as u64;
+        let lists = self.lists.view().address();
         let args = Attention {
             stats: begin,
             turns: begin + parts.turns as u64,
@@ -108,22 +141,26 @@ impl Wgmma {
             tile_rows: self.shape.rows as i32,
             ..args
         };
-        let stats = Attention { tiles: stats_list, tile_count: self.stats as i32, ..args };
+        let stats = Attention {
+            tiles: lists + (self.keys * size_of::<KeyTile>()) as u64,
+            tile_count: self.stats as i32,
+            ..args
+        };
         device.launch(self.prepare, self.numbers(), THREADS, 0, stats)?;
         if self.keys == 0 {
             return Ok(());
         }
-        let keys = self.shape.keys;
+        let (tokens, keys) = (self.shape.rows / group, self.shape.keys);
         let args = BackwardWgmma {
-            q: self.rows().map(driver, &args.q, self.group, tokens)?,
-            k: self.kv().map(driver, &args.k, 1, keys)?,
-            v: self.kv().map(driver, &args.v, 1, keys)?,
-            dout: self.rows().map(driver, &args.dout, self.group, tokens)?,
+            q: q.map(driver, &args.q, *group, tokens)?,
+            k: kv.map(driver, &args.k, 1, keys)?,
+            v: kv.map(driver, &args.v, 1, keys)?,
+            dout: q.map(driver, &args.dout, *group, tokens)?,
             stats: dense(driver, args.stats, self.shape.stats_len(), self.numbers())?,
-            attention: Attention { tiles: self.key_list(), tile_count: self.keys as i32, ..args },
+            attention: Attention { tiles: lists, tile_count: self.keys as i32, ..args },
         };
-        let blocks = self.blocks_for(self.keys);
-        device.launch(self.backward, blocks, Warpgroups::THREADS, self.shape.backward_shared, args)
+        let blocks = self.operands.blocks_for(self.keys);
+        device.launch(self.kernel, blocks, WARPGROUP_THREADS, self.shape.shared, args)
     }
 
     /// The parts of a backward scratch, which begins with the stats.
@@ -135,26 +172,8 @@ impl Wgmma {
         ScratchParts { turns, dq_sum, end: dq_sum + f32s(self.shape.dq_sum_len()) }
     }
 
-    /// Query tiles of the backward pass times K/V heads.
+    /// Query tiles times K/V heads.
     fn numbers(&self) -> usize {
-        self.stats * self.problem.kv_heads
-    }
-
-    fn blocks_for(&self, tiles: usize) -> usize {
-        self.blocks.min(tiles * self.problem.kv_heads)
-    }
-
-    fn key_list(&self) -> u64 {
-        self.lists.view().address()
-    }
-
-    fn rows(&self) -> Extent {
-        let microseq_core::Shape { dtype, head_dim, heads, q_rows: rows, .. } = self.problem;
-        Extent { dtype, head_dim, heads, rows }
-    }
-
-    fn kv(&self) -> Extent {
-        let microseq_core::Shape { dtype, head_dim, kv_heads: heads, k_rows: rows, .. } = self.problem;
-        Extent { dtype, head_dim, heads, rows }
+        self.stats * self.operands.kv.heads
     }
 }

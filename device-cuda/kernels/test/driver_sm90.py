@@ -12,7 +12,7 @@ import torch
 import driver
 from driver import CUDA, NAMES, NO_WINDOW, aligned, launch, ok, step_documents, tile_list, view, visible
 
-HEAD_DIMS = (128,)
+FORWARD_DIMS, BACKWARD_DIMS = (64, 96, 128, 192, 256), (64, 96, 128)
 SMS = torch.cuda.get_device_properties(0).multi_processor_count
 TYPES = {torch.float16: 6, torch.float32: 7, torch.bfloat16: 9}
 
@@ -28,10 +28,12 @@ def up(x, to):
 class Shape(driver.Shape):
     def __init__(self, dtype, head_dim):
         super().__init__(dtype, head_dim)
-        self.hopper = dtype != torch.float32 and head_dim <= HEAD_DIMS[-1] and head_dim % 8 == 0
+        fits = dtype != torch.float32 and head_dim % 8 == 0
+        self.hopper = fits and head_dim <= FORWARD_DIMS[-1]
+        self.hopper_backward = fits and head_dim <= BACKWARD_DIMS[-1]
         if not self.hopper:
             return
-        d = self.dim = next(x for x in HEAD_DIMS if head_dim <= x)
+        d = self.dim = next(x for x in FORWARD_DIMS if head_dim <= x)
         self.q_rows, self.kv_keys = 128, 128 if d <= 128 else 96 if d <= 192 else 64
         q_stages = 2 if d <= 128 else 1
         self.forward_shared_sm90 = (q_stages * panels(d) * self.q_rows * 128
@@ -121,7 +123,7 @@ class Scratch(driver.Scratch):
             n, shape = schedule.numbers * kv_heads, schedule.shape
             self.stats90 = torch.full((max(n, 1), 2 * shape.b_rows), float("nan"), device="cuda")
             self.turns90 = torch.full((1 + n,), -1, dtype=torch.int32, device="cuda")
-            self.dq_sum90 = torch.full((max(n, 1) * shape.b_rows * shape.dim // 256, 256), float("nan"),
+            self.dq_sum90 = torch.full((max(n, 1) * shape.b_rows * panels(shape.dim) // 4, 256), float("nan"),
                                        device="cuda")
 
 
@@ -140,9 +142,9 @@ def tensor_map(t, box, swizzle=True):
 
 
 class Call(driver.Call):
-    def hopper(self, *more):
+    def hopper(self, able, *more):
         s = self.schedule
-        return (s.shape.hopper and self.scale > 0 and not self.softcap and s.group <= 64
+        return (able and self.scale > 0 and not self.softcap and s.group <= 64
                 and self.q.shape[0] and self.k.shape[0]
                 and aligned(self.q, self.k, self.v, self.out, *more))
 
@@ -166,7 +168,7 @@ class Call(driver.Call):
         return b"".join(out + [tensor_map(t, box) for t in more])
 
     def forward(self):
-        if not self.hopper():
+        if not self.hopper(self.schedule.shape.hopper):
             return super().forward()
         s, shape = self.schedule, self.schedule.shape
         args = self.block(s.queries90, s.query_count90).ljust(320, b"\0") + self.maps(shape.q_rows, shape.kv_keys)
@@ -175,7 +177,7 @@ class Call(driver.Call):
                shape.forward_shared_sm90)
 
     def backward(self, scratch, dout, dq, dk, dv):
-        if not self.hopper(dout, dq, dk, dv):
+        if not self.hopper(self.schedule.shape.hopper_backward, dout, dq, dk, dv):
             return super().backward(scratch, dout, dq, dk, dv)
         s, shape = self.schedule, self.schedule.shape
         kv_heads = self.k.shape[1]

@@ -1,56 +1,63 @@
 //! The lists of the kernels for compute capability 9.0, whose query tiles are whole tokens with all heads
 //! of a K/V group. Twin of `kernels/piece.cuh`.
 
-use super::{Weighed, blind, check, check_limits, keep_in_order, list_blind, list_queries};
+use super::{Weighed, blind, check, check_limits, keep_in_order, list_queries};
 use super::{longest_first, tile_of, visible, window};
 use crate::CudaError;
 use crate::args::{KeyTile, Tile};
-use crate::shape::Warpgroups;
+use crate::shape::{WgmmaBackward, WgmmaForward};
 use core::cmp::Reverse;
 use core::ops::Range;
 use microseq_core::{Attention, Problem, Segment};
 
-/// A problem's tiles.
+/// The query tiles of the forward pass.
+pub(crate) fn forward(problem: &Problem<'_>, shape: &WgmmaForward) -> Result<Vec<Tile>, CudaError> {
+    check_limits(problem)?;
+    let attention = problem.attention();
+    let rows = shape.rows / attention.group() * attention.group();
+    let mut tiles = Vec::new();
+    each_segment(problem, |segment| list_queries(segment, attention, rows, &mut tiles));
+    check("tiles times kv_heads", tiles.len().saturating_mul(attention.kv_heads()))?;
+    Ok(longest_first(tiles))
+}
+
+/// The tiles of the backward pass.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Schedule {
-    /// Query tiles of the forward pass.
-    pub(crate) queries: Vec<Tile>,
+pub(crate) struct Backward {
     pub(crate) keys: Vec<KeyTile>,
-    /// Query tiles of the backward pass: `begin` counts tiles from position 0, `first_turn` is the tile's
-    /// number.
+    /// The query tiles: `begin` counts tiles from position 0, `first_turn` is the tile's number.
     pub(crate) stats: Vec<Tile>,
 }
 
-impl Schedule {
-    /// The lists of a problem for a device that runs so many blocks at a time.
-    pub(crate) fn new(problem: &Problem<'_>, shape: &Warpgroups, blocks: usize) -> Result<Self, CudaError> {
+impl Backward {
+    /// The lists for a device that runs so many blocks at a time.
+    pub(crate) fn new(
+        problem: &Problem<'_>,
+        shape: &WgmmaBackward,
+        blocks: usize,
+    ) -> Result<Self, CudaError> {
         check_limits(problem)?;
-        let attention = problem.attention();
-        let (group, heads) = (attention.group(), attention.kv_heads());
-        let forward_rows = shape.forward_rows / group * group;
-        let mut queries = Vec::new();
-        let mut lists = Backward::new(attention, shape);
-        let mut row = 0;
-        for segment in problem.batch().segments() {
-            let before = row..segment.q_begin;
-            row = segment.q_begin + segment.q_len;
-            list_blind(before.clone(), group, forward_rows, &mut queries);
-            list_queries(&segment, attention, forward_rows, &mut queries);
-            for segment in blind(before, group).chain([segment]) {
-                lists.list(&segment);
-            }
-        }
-        let behind = row..problem.batch().q_rows();
-        list_blind(behind.clone(), group, forward_rows, &mut queries);
-        for segment in blind(behind, group) {
-            lists.list(&segment);
-        }
-        let tiles = queries.len().max(lists.key_count).max(lists.stats.len());
+        let heads = problem.attention().kv_heads();
+        let mut lists = Lists::new(problem.attention(), shape);
+        each_segment(problem, |segment| lists.add(segment));
         // A counter before those of the tiles.
+        let tiles = lists.key_count.max(lists.stats.len());
         check("tiles times kv_heads", tiles.saturating_mul(heads).saturating_add(1))?;
         let keys = in_order(lists.documents, (2 * blocks).div_ceil(heads));
-        Ok(Self { queries: longest_first(queries), keys, stats: lists.stats })
+        Ok(Self { keys, stats: lists.stats })
     }
+}
+
+/// Documents and, as documents without keys, the rows between them.
+fn each_segment(problem: &Problem<'_>, mut visit: impl FnMut(&Segment)) {
+    let group = problem.attention().group();
+    let mut row = 0;
+    for segment in problem.batch().segments() {
+        blind(row..segment.q_begin, group).for_each(|segment| visit(&segment));
+        row = segment.q().end;
+        visit(&segment);
+    }
+    blind(row..problem.batch().q_rows(), group).for_each(|segment| visit(&segment));
 }
 
 /// A document's tiles together, so that its dq sums stay in the device's cache, and the `last` tiles of
@@ -64,7 +71,7 @@ fn in_order(mut documents: Vec<Vec<Weighed<KeyTile>>>, last: usize) -> Vec<KeyTi
 }
 
 /// The lists of the backward pass while they are made.
-struct Backward<'a> {
+struct Lists<'a> {
     attention: &'a Attention,
     /// Queries of a tile.
     tokens: usize,
@@ -75,14 +82,14 @@ struct Backward<'a> {
     stats: Vec<Tile>,
 }
 
-impl<'a> Backward<'a> {
-    fn new(attention: &'a Attention, shape: &Warpgroups) -> Self {
+impl<'a> Lists<'a> {
+    fn new(attention: &'a Attention, shape: &WgmmaBackward) -> Self {
         let tokens = shape.rows / attention.group();
         Self { attention, tokens, keys: shape.keys, documents: Vec::new(), key_count: 0, stats: Vec::new() }
     }
 
-    /// Numbers may wrap: `Schedule::new` refuses what has too many.
-    fn list(&mut self, segment: &Segment) {
+    /// Numbers may wrap: `Backward::new` refuses what has too many.
+    fn add(&mut self, segment: &Segment) {
         let document = Document::new(segment, self.attention, self.tokens);
         let number = self.stats.len();
         for (tile, number) in document.tiles.clone().zip(number..) {
@@ -208,10 +215,11 @@ mod tests {
     use crate::schedule::tests::problems;
     use std::collections::BTreeMap;
 
-    const SHAPE: Warpgroups = Warpgroups::D128;
+    const FORWARD: WgmmaForward = WgmmaForward::compiled(128);
+    const SHAPE: WgmmaBackward = WgmmaBackward::compiled(128);
 
-    fn schedule(problem: &Problem<'_>) -> Schedule {
-        Schedule::new(problem, &SHAPE, 132).expect("small")
+    fn schedule(problem: &Problem<'_>) -> Backward {
+        Backward::new(problem, &SHAPE, 132).expect("small")
     }
 
     fn tokens(problem: &Problem<'_>) -> i64 {
@@ -243,9 +251,10 @@ mod tests {
             let schedule = schedule(&problem);
             let group = problem.attention().group();
             let tokens = tokens(&problem);
+            let forward_tiles = super::forward(&problem, &FORWARD).expect("small");
             let mut forward = vec![0; problem.batch().q_rows()];
-            let forward_tokens = (SHAPE.forward_rows / group) as i32;
-            for tile in &schedule.queries {
+            let forward_tokens = (FORWARD.rows / group) as i32;
+            for tile in forward_tiles {
                 let begin = tile.begin / group as i32;
                 for i in begin..(begin + forward_tokens).min(tile.queries) {
                     forward[(tile.query_row + i) as usize] += 1;
@@ -368,7 +377,7 @@ mod tests {
         let varlen = microseq_core::Varlen::new(&ends, &ends, ends[1] as usize, ends[1] as usize);
         let attention = Attention::new(4, 1, 128).expect("heads");
         let problem = Problem::new(attention, varlen.expect("legal"), microseq_core::DType::Bf16);
-        match Schedule::new(&problem.expect("legal"), &SHAPE, 132) {
+        match Backward::new(&problem.expect("legal"), &SHAPE, 132) {
             Err(CudaError::TooLarge { given, limit, .. }) => assert!(given > limit),
             other => panic!("{other:?}"),
         }
