@@ -19,6 +19,7 @@
 // and -inf for rows that see no key.
 #include "query.cuh"
 #include "shape_sm90.cuh"
+#include "unit.cuh"
 
 using Shape = ForwardWarpgroups<HEAD_DIM>;
 constexpr int D = HEAD_DIM;
@@ -326,10 +327,6 @@ __device__ inline void write_rows(const O& o, const Softmax& state, const Piece&
     }
 }
 
-// The warpgroups' turns to issue products.
-__device__ inline void wait_for_turn(i32 group) { bar_sync(1 + group, GROUPS * 128); }
-__device__ inline void pass_turn(i32 group) { bar_arrive(1 + (group + 1) % GROUPS, GROUPS * 128); }
-
 __device__ inline void compute(const Shared& shared, const Args& args, i32 group) {
     const Attention& attention = args.attention;
     const i32 pieces = attention.tile_count * attention.kv_heads;
@@ -338,7 +335,7 @@ __device__ inline void compute(const Shared& shared, const Args& args, i32 group
     Ring q_here(shared.q_here, 0), q_free(shared.q_free, 0);
     Ring k_here(shared.k_here, 0), k_free(shared.k_free, 0);
     Ring v_here(shared.v_here, 0), v_free(shared.v_free, 0);
-    if (group == GROUPS - 1) pass_turn(group);
+    share_unit(group);
 
     Share share;
     for (i32 at = share.next(); at < pieces; at = share.next()) {
@@ -383,11 +380,11 @@ __device__ inline void compute(const Shared& shared, const Args& args, i32 group
             narrow(p, s);
             for (i32 key0 = piece.first + KEYS; key0 < piece.seen.end; key0 += KEYS) {
                 k_here.wait();
-                wait_for_turn(group);
+                take_unit(group);
                 multiply_qk(s, q, keys());
                 v_here.wait();
                 multiply_pv(o, p, values());
-                pass_turn(group);
+                pass_unit(group);
                 wgmma_wait_group<1>();
                 next_keys();
                 softmax(key0);

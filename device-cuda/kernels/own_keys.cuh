@@ -2,6 +2,7 @@
 // and dv, and half of the columns of the tile's dq.
 #pragma once
 #include "stages.cuh"
+#include "unit.cuh"
 
 constexpr int PART = Shape::PART;  // columns of dk and dv that one instruction computes
 constexpr int PARTS = D / PART;
@@ -238,6 +239,7 @@ __device__ inline void own_keys(const Shared& shared, const Attention& args, i32
     DQ dq;
     DqTile older = {}, newer = {};  // the two tiles before, whose dq is not made
     u32 v_parity = 0;
+    share_unit(group);
     const auto piece_of = [&](i32 k) { return Piece{shared.mail + k * Piece::BYTES}; };
     // Of the tile that was in this stage of ds before, made of the k in stage `k`.
     const auto make_dq = [&](i32 k) {
@@ -271,6 +273,7 @@ __device__ inline void own_keys(const Shared& shared, const Attention& args, i32
         u32 q_before = 0;  // where to say that the tile before is read
         Sum dk, dv;
         load_gradients(dk, dv, args, piece, key0, lane);
+        take_unit(group);
         for (i32 t = end - 1; t >= begin; --t) {
             const u32 q_tile = stage.of(shared.q, Shape::QUERY_TILE);
             const u32 dout_tile = stage.of(shared.dout, Shape::QUERY_TILE);
@@ -282,6 +285,7 @@ __device__ inline void own_keys(const Shared& shared, const Attention& args, i32
             make_dq(older_k);
             stage.wait_filled(shared.q_here);
             multiply_scores(s, k_tile, q_tile, key0);
+            pass_unit(group);
             i32 mark_and_number[2];
             ld_shared_i32x2(mark_and_number, stage.of(shared.marks));
             const u32 mark = mark_and_number[0];
@@ -299,8 +303,10 @@ __device__ inline void own_keys(const Shared& shared, const Attention& args, i32
             put_dq(older_k);
             if (t + 1 == end) wait(shared.v_here, v_parity);
             stage.wait_filled(shared.dout_here);
+            take_unit(group);
             multiply_scores(dp, shared.v, dout_tile, key0);
             multiply_sums(dv, narrowed, dout_tile);
+            pass_unit(group);
             if (masked) clear_lone_keys(s, piece, t, lane, args);
             load_stat(delta, stats + ROWS * 4, lane);
 
@@ -314,6 +320,7 @@ __device__ inline void own_keys(const Shared& shared, const Attention& args, i32
             store_scores(ds.of(shared.ds, Shape::SCORE_TILE), narrowed, key0, lane);
             fence_proxy_async();
             release(ds.of(shared.ds_here), lane);
+            take_unit(group);
             multiply_sums(dk, narrowed, q_tile);
             older = newer;
             newer = {t, mark_and_number[1], mark};
@@ -321,6 +328,7 @@ __device__ inline void own_keys(const Shared& shared, const Attention& args, i32
             stage.advance();
             ds.advance();
         }
+        pass_unit(group);
         wgmma_wait_group<0>();
         release(q_before, lane);
         // The next piece but one will want the k of the piece before this one.

@@ -60,6 +60,7 @@ class Block:
         self.ds_here, self.ds_free = some(DS_STAGES, GROUPS), some(DS_STAGES, GROUPS)
         self.turn, self.dq_done, self.passed = some(DS_STAGES, 1), some(DS_STAGES, GROUPS), some(DS_STAGES, 1)
         self.v_here, self.v_free = Barrier(1), Barrier(GROUPS)
+        self.unit = 0  # how often the matrix unit was passed on
         self.mail, self.k, self.v = [None] * KEY_STAGES, [None] * KEY_STAGES, None
         self.q, self.dout = [None] * STAGES, [None] * STAGES
         self.ds = [[None] * GROUPS for _ in range(DS_STAGES)]
@@ -161,17 +162,27 @@ class Block:
                 self.k_free[k].arrive()
             older = None
 
+        def take_unit():
+            while self.unit % GROUPS != group:
+                yield
+
+        def pass_unit():
+            assert self.unit % GROUPS == group, "the unit is another's"
+            self.unit += 1
+
         while True:
             yield from keys.filled(self.k_here)
             piece = self.mail[keys.stage]
             if not piece:
                 break
+            yield from take_unit()
             for i in range(len(piece)):
                 older_k = keys.stage ^ (i < 2)
                 yield from make_dq(older_k)
                 yield from stage.filled(self.q_here)
                 tile = self.q[stage.stage]
                 assert tile is piece[i] and self.k[keys.stage] is piece, "q or k overwritten"
+                pass_unit()
                 if i > 0:
                     self.q_free[before].arrive()
                 if self.turn[ds.stage].complete(ds.parity ^ 1):
@@ -182,7 +193,9 @@ class Block:
                 if i == 0:
                     yield from self.v_here.wait(v_parity)
                 yield from stage.filled(self.dout_here)
+                yield from take_unit()
                 assert self.dout[stage.stage] is tile and self.v is piece, "dout or v overwritten"
+                pass_unit()
                 if self.rng.random() < 0.3:
                     yield
                 self.dout_free[stage.stage].arrive()
@@ -191,9 +204,11 @@ class Block:
                 yield from ds.free(self.ds_free)
                 self.ds[ds.stage][group] = tile
                 self.ds_here[ds.stage].arrive()
+                yield from take_unit()
                 older, newer, before = newer, tile, stage.stage
                 stage.advance()
                 ds.advance()
+            pass_unit()
             self.q_free[before].arrive()
             if len(piece) == 1:
                 yield from make_dq(keys.stage ^ 1)
