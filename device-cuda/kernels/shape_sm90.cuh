@@ -21,7 +21,7 @@ struct ForwardWarpgroups {
     static constexpr int PART = DIM == 96 || DIM == 128 ? DIM : DIM == 256 ? 128 : 64;
     static constexpr int BARRIERS = 2 * QUERY_STAGES + 4 * STAGES + 1;
     static constexpr int SHARED = QUERY_STAGES * QUERY_TILE + 2 * STAGES * KEY_TILE + BARRIERS * 8;
-    static constexpr int REGISTERS = 240, LOADER_REGISTERS = 24;
+    static constexpr int REGISTERS = 232, LOADER_REGISTERS = 40;
 };
 
 // backward_wgmma: two warpgroups of 64 keys each, and one that serves them. STAGES tiles of queries are in

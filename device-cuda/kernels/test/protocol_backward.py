@@ -1,51 +1,17 @@
 """The barriers of backward_wgmma without a GPU: do all waits end, is nothing overwritten too early?
 
-    python3 protocol.py [CASES]
+    python3 protocol_backward.py [CASES]
 
 Every role of own_keys.cuh and serve.cuh is a generator that waits and arrives as the kernel does and
-does nothing else; a scheduler runs the roles of several blocks in random order, over random documents in
-the order in which the host lists them. Barriers know the parity of a phase only, as the real ones. What
-a role reads must be what it was put there for.
+does nothing else; the roles of several blocks run in random order, over random documents in the order in
+which the host lists them. What a role reads must be what it was put there for.
 """
 
 import random
-import sys
+
+from barriers import Barrier, Stage, Unit, schedule, try_cases
 
 KEY_STAGES, STAGES, DS_STAGES, GROUPS = 2, 3, 2, 2
-
-
-class Barrier:
-    def __init__(self, arrivals):
-        self.arrivals = self.missing = arrivals
-        self.phase = 0
-
-    def arrive(self):
-        self.missing -= 1
-        if self.missing == 0:
-            self.missing = self.arrivals
-            self.phase += 1
-
-    def complete(self, parity):
-        return self.phase % 2 != parity
-
-    def wait(self, parity):
-        while not self.complete(parity):
-            yield
-
-
-class Stage:
-    def __init__(self, count):
-        self.count, self.stage, self.parity = count, 0, 0
-
-    def advance(self):
-        self.stage = (self.stage + 1) % self.count
-        self.parity ^= self.stage == 0
-
-    def filled(self, barriers):
-        return barriers[self.stage].wait(self.parity)
-
-    def free(self, barriers):
-        return barriers[self.stage].wait(self.parity ^ 1)
 
 
 class Block:
@@ -60,7 +26,7 @@ class Block:
         self.ds_here, self.ds_free = some(DS_STAGES, GROUPS), some(DS_STAGES, GROUPS)
         self.turn, self.dq_done, self.passed = some(DS_STAGES, 1), some(DS_STAGES, GROUPS), some(DS_STAGES, 1)
         self.v_here, self.v_free = Barrier(1), Barrier(GROUPS)
-        self.unit = 0  # how often the matrix unit was passed on
+        self.unit = Unit()
         self.mail, self.k, self.v = [None] * KEY_STAGES, [None] * KEY_STAGES, None
         self.q, self.dout = [None] * STAGES, [None] * STAGES
         self.ds = [[None] * GROUPS for _ in range(DS_STAGES)]
@@ -162,27 +128,19 @@ class Block:
                 self.k_free[k].arrive()
             older = None
 
-        def take_unit():
-            while self.unit % GROUPS != group:
-                yield
-
-        def pass_unit():
-            assert self.unit % GROUPS == group, "the unit is another's"
-            self.unit += 1
-
         while True:
             yield from keys.filled(self.k_here)
             piece = self.mail[keys.stage]
             if not piece:
                 break
-            yield from take_unit()
+            yield from self.unit.take(group)
             for i in range(len(piece)):
                 older_k = keys.stage ^ (i < 2)
                 yield from make_dq(older_k)
                 yield from stage.filled(self.q_here)
                 tile = self.q[stage.stage]
                 assert tile is piece[i] and self.k[keys.stage] is piece, "q or k overwritten"
-                pass_unit()
+                self.unit.give(group)
                 if i > 0:
                     self.q_free[before].arrive()
                 if self.turn[ds.stage].complete(ds.parity ^ 1):
@@ -193,9 +151,9 @@ class Block:
                 if i == 0:
                     yield from self.v_here.wait(v_parity)
                 yield from stage.filled(self.dout_here)
-                yield from take_unit()
+                yield from self.unit.take(group)
                 assert self.dout[stage.stage] is tile and self.v is piece, "dout or v overwritten"
-                pass_unit()
+                self.unit.give(group)
                 if self.rng.random() < 0.3:
                     yield
                 self.dout_free[stage.stage].arrive()
@@ -204,11 +162,11 @@ class Block:
                 yield from ds.free(self.ds_free)
                 self.ds[ds.stage][group] = tile
                 self.ds_here[ds.stage].arrive()
-                yield from take_unit()
+                yield from self.unit.take(group)
                 older, newer, before = newer, tile, stage.stage
                 stage.advance()
                 ds.advance()
-            pass_unit()
+            self.unit.give(group)
             self.q_free[before].arrive()
             if len(piece) == 1:
                 yield from make_dq(keys.stage ^ 1)
@@ -252,28 +210,7 @@ def run(seed):
     tickets = list(range(10**4, -1, -1))
     blocks = [Block(pieces, tickets, turns, rng) for _ in range(rng.choice([1, 2, 3, 5]))]
     roles = [role for block in blocks for role in block.roles()]
-    idle = 0
-    while roles:
-        role = rng.choice(roles)
-        before = (len(roles), len(tickets), sum(turns.values()))
-        for _ in range(rng.randint(1, 30)):
-            try:
-                next(role)
-            except StopIteration:
-                roles.remove(role)
-                break
-        idle = idle + 1 if before == (len(roles), len(tickets), sum(turns.values())) else 0
-        assert idle < 20_000, "waits do not end"
+    schedule(rng, roles, lambda: (len(tickets), sum(turns.values())))
 
 
-def main():
-    cases = int(sys.argv[1]) if sys.argv[1:] else 1000
-    for seed in range(cases):
-        try:
-            run(seed)
-        except AssertionError as error:
-            sys.exit(f"case {seed}: {error}")
-    print(f"{cases} random cases: all waits end, nothing is overwritten too early")
-
-
-main()
+try_cases("backward", run)
