@@ -45,8 +45,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         setmaxnreg_dec<Shape::SERVER_REGISTERS>();
         const i32 warp = uniform(threadIdx.x / 32);
         if (warp == WARPS) bring_tiles(shared, args);
-        if (threadIdx.x == (WARPS + 1) * 32) grant_turns(shared, args.attention);
-        if (threadIdx.x == (WARPS + 2) * 32) pass_turns(shared, args.attention);
+        if (warp > WARPS && warp <= WARPS + ADDERS && threadIdx.x % 32 == 0)
+            add_dq(shared, args.attention, warp - WARPS - 1);
     } else {
         setmaxnreg_inc<Shape::REGISTERS>();
         own_keys(shared, args.attention, group);

@@ -93,39 +93,13 @@ struct Piece {
     Range seen;
     i32 first;  // key of the first tile of keys
 
-    __device__ Piece(const Attention& args, const Tile& tile, i32 at)
-        : document(tile, args),
+    __device__ Piece(const Attention& args, i32 at)
+        : document(reinterpret_cast<const Tile*>(args.tiles)[at / args.kv_heads], args),
           kv_head(at % args.kv_heads),
           tokens(ROWS / args.group),
           rows(document, document.tile.begin, tokens * args.group),
           seen(rows.seen(document)),
           first(seen.begin / KEYS * KEYS) {}
-};
-
-// The pieces of a block: those that see keys, which are sorted, then those that see none. Each is read
-// while the one before is worked on.
-struct Pieces {
-    const Attention& args;
-    Share share;
-    i32 count, at;
-    Tile tile;
-
-    __device__ explicit Pieces(const Attention& args)
-        : args(args), count(args.tile_count * args.kv_heads), tile() {
-        advance();
-    }
-    __device__ Piece next() const { return Piece(args, tile, at); }
-    __device__ bool exists() const { return at < count; }
-    __device__ bool see_keys() const { return exists() && !next().seen.empty(); }
-    __device__ Piece take() {
-        const Piece piece = next();
-        advance();
-        return piece;
-    }
-    __device__ void advance() {
-        at = share.next();
-        if (exists()) tile = reinterpret_cast<const Tile*>(args.tiles)[at / args.kv_heads];
-    }
 };
 
 // ---- the warp that brings tiles
@@ -151,15 +125,17 @@ __device__ inline void load_values(const Shared& shared, const Ring& here, u32& 
 
 __device__ inline void bring_tiles(const Shared& shared, const Args& args) {
     const Attention& attention = args.attention;
+    const i32 pieces = attention.tile_count * attention.kv_heads;
     const bool leader = threadIdx.x % 32 == 0;
     Ring q_here(shared.q_here, 0), q_free(shared.q_free, 1);
     Ring k_here(shared.k_here, 0), k_free(shared.k_free, 1);
     Ring v_here(shared.v_here, 0), v_free(shared.v_free, 1);
     u32 tail_parity = 0;
 
-    Pieces pieces(attention);
-    while (pieces.see_keys()) {
-        const Piece piece = pieces.take();
+    Share share;
+    for (i32 at = share.next(); at < pieces; at = share.next()) {
+        const Piece piece(attention, at);
+        if (piece.seen.empty()) continue;
         q_free.wait();
         if (leader) {
             const i32 rows = piece.tokens * attention.group;
@@ -281,13 +257,6 @@ __device__ inline void scale(O& o, const f32 (&factor)[2]) {
         for (int i = 0; i < PART / 2; ++i) o[part][i] *= factor[i / 2 % 2];
 }
 
-__device__ inline void clear(O& o) {
-#pragma unroll
-    for (int part = 0; part < PARTS; ++part)
-#pragma unroll
-        for (int i = 0; i < PART / 2; ++i) o[part][i] = 0.f;
-}
-
 // s = q k^T, on its way when this returns.
 __device__ inline void multiply_qk(S& s, const AlongColumns<ROWS>& q, const AlongColumns<KEYS>& k) {
     wgmma_fence();
@@ -360,70 +329,61 @@ __device__ inline void write_rows(const O& o, const Softmax& state, const Piece&
 
 __device__ inline void compute(const Shared& shared, const Args& args, i32 group) {
     const Attention& attention = args.attention;
+    const i32 pieces = attention.tile_count * attention.kv_heads;
     const f32 to_log2 = attention.scale * LOG2_E;
     const i32 row0 = group * 64;
     Ring q_here(shared.q_here, 0), q_free(shared.q_free, 0);
     Ring k_here(shared.k_here, 0), k_free(shared.k_free, 0);
     Ring v_here(shared.v_here, 0), v_free(shared.v_free, 0);
-    S s;
-    const auto multiply_keys = [&] {
-        const AlongColumns<ROWS> q(shared.q + q_here.stage * Shape::QUERY_TILE, row0);
-        multiply_qk(s, q, AlongColumns<KEYS>(shared.k + k_here.stage * Shape::KEY_TILE, 0));
-    };
-    const auto next_keys = [&] {
-        release(k_free);
-        k_here.advance<Shape::STAGES>();
-        k_free.advance<Shape::STAGES>();
-    };
-    const auto next_values = [&] {
-        release(v_free);
-        v_here.advance<Shape::STAGES>();
-        v_free.advance<Shape::STAGES>();
-    };
     share_unit(group);
 
-    Pieces pieces(attention);
-    if (pieces.see_keys()) {
-        O o;
-        P p;
-        f32 shrink[2];
-        Piece piece = pieces.next();
+    Share share;
+    for (i32 at = share.next(); at < pieces; at = share.next()) {
+        const Piece piece(attention, at);
         Softmax state(piece, row0);
-        const auto softmax = [&](i32 key0) {
-            if (key0 < state.all.begin || key0 + KEYS > state.all.end) mask(s, state, key0);
-            softmax_step(s, state, shrink, to_log2);
-        };
-        const auto multiply_first_keys = [&] {
+        O o;
+#pragma unroll
+        for (int part = 0; part < PARTS; ++part)
+#pragma unroll
+            for (int i = 0; i < PART / 2; ++i) o[part][i] = 0.f;
+
+        if (!piece.seen.empty()) {
+            S s;
+            P p;
+            f32 shrink[2];
+            const AlongColumns<ROWS> q(shared.q + q_here.stage * Shape::QUERY_TILE, row0);
+            const auto keys = [&] {
+                return AlongColumns<KEYS>(shared.k + k_here.stage * Shape::KEY_TILE, 0);
+            };
+            const auto values = [&] { return shared.v + v_here.stage * Shape::KEY_TILE; };
+            const auto next_keys = [&] {
+                release(k_free);
+                k_here.advance<Shape::STAGES>();
+                k_free.advance<Shape::STAGES>();
+            };
+            const auto next_values = [&] {
+                release(v_free);
+                v_here.advance<Shape::STAGES>();
+                v_free.advance<Shape::STAGES>();
+            };
+            const auto softmax = [&](i32 key0) {
+                if (key0 < state.all.begin || key0 + KEYS > state.all.end) mask(s, state, key0);
+                softmax_step(s, state, shrink, to_log2);
+            };
+
             q_here.wait();
             k_here.wait();
-            take_unit(group);
-            multiply_keys();
-            pass_unit(group);
-        };
-        const auto begin_piece = [&] {
+            multiply_qk(s, q, keys());
             wgmma_wait_group<0>();
-            piece = pieces.take();
-            state = Softmax(piece, row0);
             next_keys();
             softmax(piece.first);
             narrow(p, s);
-            clear(o);
-        };
-        const auto multiply_last_values = [&] {
-            v_here.wait();
-            take_unit(group);
-            multiply_pv(o, p, shared.v + v_here.stage * Shape::KEY_TILE);
-            pass_unit(group);
-        };
-        multiply_first_keys();
-        begin_piece();
-        for (;;) {
             for (i32 key0 = piece.first + KEYS; key0 < piece.seen.end; key0 += KEYS) {
                 k_here.wait();
                 take_unit(group);
-                multiply_keys();
+                multiply_qk(s, q, keys());
                 v_here.wait();
-                multiply_pv(o, p, shared.v + v_here.stage * Shape::KEY_TILE);
+                multiply_pv(o, p, values());
                 pass_unit(group);
                 wgmma_wait_group<1>();
                 next_keys();
@@ -433,28 +393,15 @@ __device__ inline void compute(const Shared& shared, const Args& args, i32 group
                 scale(o, shrink);
                 narrow(p, s);
             }
+            v_here.wait();
+            multiply_pv(o, p, values());
+            wgmma_wait_group<0>();
+            next_values();
             release(q_free);
             q_here.advance<Shape::QUERY_STAGES>();
             q_free.advance<Shape::QUERY_STAGES>();
-            if (!pieces.see_keys()) break;
-            multiply_last_values();
-            // The next piece's first s is made while this one's rows are written.
-            multiply_first_keys();
-            wgmma_wait_group<1>();
-            next_values();
-            write_rows(o, state, piece, row0, attention);
-            begin_piece();
         }
-        multiply_last_values();
-        wgmma_wait_group<0>();
         write_rows(o, state, piece, row0, attention);
-    }
-    // Rows without keys.
-    O zero;
-    clear(zero);
-    while (pieces.exists()) {
-        const Piece piece = pieces.take();
-        write_rows(zero, Softmax(piece, row0), piece, row0, attention);
     }
 }
 

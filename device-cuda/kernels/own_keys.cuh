@@ -41,27 +41,19 @@ __device__ inline void multiply_sums(Sum& sum, const Narrow& scores, u32 queries
     wgmma_commit_group();
 }
 
-// One of a tile's two stats, for this thread's columns: `prepare_wgmma` lays them out for that.
-using Stat = f32[ROWS / 4];
-
-__device__ inline void load_stat(Stat& stat, u32 stats, Lane lane) {
+// Applies `visit(element of a result, its stat)` to all elements of this thread, with one of a tile's two stats:
+// `prepare_wgmma` lays them out for that. Few are in registers at a time.
+template <typename Visit>
+__device__ inline void each_stat(u32 stats, Lane lane, Visit visit) {
+    f32 stat[2][4];
+    const auto load = [&](int i) { ld_shared_f32x4(stat[i % 2], stats + i * 64 + lane.thread % 4 * 16); };
+    load(0);
 #pragma unroll
-    for (int i = 0; i < ROWS / 16; ++i)
-        ld_shared_f32x4(reinterpret_cast<f32(&)[4]>(stat[i * 4]), stats + i * 64 + lane.thread % 4 * 16);
-}
-
-// The stat of element `i` of a result.
-__device__ inline f32 of_element(const Stat& stat, int i) { return stat[i / 4 * 2 + i % 2]; }
-
-__device__ inline void probabilities(S& s, const Stat& lse2, f32 to_log2) {
+    for (int i = 0; i < ROWS / 16; ++i) {
+        if (i + 1 < ROWS / 16) load(i + 1);
 #pragma unroll
-    for (int i = 0; i < ROWS / 2; ++i) s[i] = ex2(fmaf(s[i], to_log2, -of_element(lse2, i)));
-}
-
-// dp becomes ds.
-__device__ inline void score_gradients(const S& p, S& dp, const Stat& delta, f32 scale) {
-#pragma unroll
-    for (int i = 0; i < ROWS / 2; ++i) dp[i] = p[i] * fmaf(dp[i], scale, -of_element(delta, i));
+        for (int j = 0; j < 8; ++j) visit(i * 8 + j, stat[i % 2][j / 4 * 2 + j % 2]);
+    }
 }
 
 // Applies `visit(visible keys, column of s)` to this thread's columns.
@@ -158,23 +150,22 @@ __device__ inline void multiply_dq(DQ& dq, u32 ds_tile, u32 k_tile, i32 group) {
     wgmma_commit_group();
 }
 
-// Adds to a tile's running dq: this thread's part is beside its neighbours'.
-__device__ inline void add_dq(const DQ& dq, f32* sum, bool first) {
+// dq to shared memory, as it lies in the running sum: this thread's part is beside its neighbours'.
+__device__ inline void stage_dq(const DQ& dq, u32 to) {
 #pragma unroll
     for (int n = 0; n < DQ_PART / 8; ++n)
-        st_or_red_add_f32x4(sum + n * 512, dq[n * 4], dq[n * 4 + 1], dq[n * 4 + 2], dq[n * 4 + 3], first);
+        st_shared_f32x4(to + n * 2048, dq[n * 4], dq[n * 4 + 1], dq[n * 4 + 2], dq[n * 4 + 3]);
 }
 
-// Subnormal sums become zeros, as they do in the L2 cache: a key tile of which a row sees nothing leaves
-// its sum as it was.
-__device__ inline void complete_dq(DQ& dq, const f32* sum) {
+// Adds the sum of the others, which lies there. Subnormal sums become zeros, as they do in the L2 cache: a key
+// tile of which a row sees nothing leaves its sum as it was.
+__device__ inline void complete_dq(DQ& dq, u32 sum) {
 #pragma unroll
-    for (int n = 0; n < DQ_PART / 8; n += 4) {
-        f32 before[4][4];
+    for (int n = 0; n < DQ_PART / 8; ++n) {
+        f32 before[4];
+        ld_shared_f32x4(before, sum + n * 2048);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) ld_cg_f32x4(before[i], sum + (n + i) * 512);
-#pragma unroll
-        for (int i = 0; i < 16; ++i) dq[n * 4 + i] = add_ftz(dq[n * 4 + i], before[i / 4][i % 4]);
+        for (int i = 0; i < 4; ++i) dq[n * 4 + i] = add_ftz(dq[n * 4 + i], before[i]);
     }
 }
 
@@ -222,8 +213,7 @@ __device__ inline void write_dq(const DQ& dq, const Piece& piece, i32 t, i32 gro
 // tile apart.
 struct DqTile {
     i32 tile;
-    i32 number;  // of all tiles and K/V heads of the step
-    u32 mark;    // 0 for none
+    u32 mark;  // 0 for none
     __device__ bool exists() const { return mark & MARK_EXISTS; }
 };
 
@@ -231,36 +221,41 @@ __device__ inline void own_keys(const Shared& shared, const Attention& args, i32
     const Lane lane;
     const i32 key0 = group * 64;
     const f32 to_log2 = args.scale * LOG2_E;
-    f32* const sums =
-        reinterpret_cast<f32*>(args.dq_sum) + (group * (DQ_PART / 8) * 128 + lane.thread) * 4;
-    Stage<KEY_STAGES> keys;
-    Stage<STAGES> stage;
-    Stage<DS_STAGES> ds;
+    // This thread's part of a tile's dq.
+    const u32 dq_part = shared.dq + (group * (DQ_PART / 8) * 128 + lane.thread) * 16;
+    Stage<STAGES> keys, stage;
+    Stage<DQ_STAGES> dq_stage;  // of the older tile
     DQ dq;
     DqTile older = {}, newer = {};  // the two tiles before, whose dq is not made
     u32 v_parity = 0;
     share_unit(group);
     const auto piece_of = [&](i32 k) { return Piece{shared.mail + k * Piece::BYTES}; };
-    // Of the tile that was in this stage of ds before, made of the k in stage `k`.
+    // Of the tile that was in this stage before, made of the k in stage `k`.
     const auto make_dq = [&](i32 k) {
-        if (older.exists()) wait(ds.of(shared.ds_here), ds.parity ^ 1);
-        multiply_dq(dq, ds.of(shared.ds, Shape::SCORE_TILE), shared.k + k * Shape::KEY_TILE, group);
+        if (older.exists()) wait(stage.of(shared.ds_here), stage.parity ^ 1);
+        multiply_dq(dq, stage.of(shared.ds, Shape::SCORE_TILE), shared.k + k * Shape::KEY_TILE, group);
     };
+    // The last to be added needs the others' sum, the others the room that the tile before leaves.
     const auto put_dq = [&](i32 k) {
         if (!older.exists()) return;
-        release(ds.of(shared.ds_free), lane);
-        const bool first = older.mark & MARK_FIRST, last = older.mark & MARK_LAST;
-        f32* const sum = sums + i64(older.number) * (ROWS * GROUPS * DQ_PART);
-        wait(ds.of(shared.turn), ds.parity ^ 1);
-        if (!last) {
-            add_dq(dq, sum, first);
+        release(stage.of(shared.ds_free), lane);
+        dq_stage.before().wait_filled(shared.dq_free);
+        if (!(older.mark & MARK_LAST)) {
+            stage_dq(dq, dq_part);
         } else {
-            if (!first) complete_dq(dq, sum);
+            dq_stage.wait_filled(shared.sum_here);
+            if (!(older.mark & MARK_FIRST)) complete_dq(dq, dq_part);
             write_dq(dq, piece_of(k), older.tile, group, lane, args);
         }
-        release(ds.of(shared.dq_done), lane);
+    };
+    // Some time after it was put, when the stores are through.
+    const auto publish_dq = [&](i32 k) {
+        if (!older.exists()) return;
+        fence_proxy_async();
+        release(dq_stage.of(shared.dq_here), lane);
         release(shared.k_free + k * 8, lane, older.mark & MARK_ENDS);
         older.mark = 0;
+        dq_stage.advance();
     };
     const auto piece_exists = [&] {
         keys.wait_filled(shared.k_here);
@@ -270,7 +265,6 @@ __device__ inline void own_keys(const Shared& shared, const Attention& args, i32
         const Piece piece = piece_of(keys.stage);
         const u32 k_tile = keys.of(shared.k, Shape::KEY_TILE);
         const i32 begin = uniform(piece.begin()), end = uniform(piece.end());
-        u32 q_before = 0;  // where to say that the tile before is read
         Sum dk, dv;
         load_gradients(dk, dv, args, piece, key0, lane);
         take_unit(group);
@@ -280,62 +274,57 @@ __device__ inline void own_keys(const Shared& shared, const Attention& args, i32
             const u32 stats = stage.of(shared.stats, Shape::STATS);
             const i32 older_k = keys.stage ^ (t + 2 >= end);
             S s, dp;
-            Stat lse2, delta;
-            Narrow narrowed;
-            make_dq(older_k);
+            Narrow p16, ds16;
             stage.wait_filled(shared.q_here);
             multiply_scores(s, k_tile, q_tile, key0);
+            make_dq(older_k);
             pass_unit(group);
-            i32 mark_and_number[2];
-            ld_shared_i32x2(mark_and_number, stage.of(shared.marks));
-            const u32 mark = mark_and_number[0];
-            wgmma_wait_group<1>();  // dq, and dk of the tile before, are made
-            release(q_before, lane, t + 1 < end);
-            // Where the turn has not come, the sums of this tile's scores will not wait for it.
-            if (mbarrier_test_wait(ds.of(shared.turn), ds.parity ^ 1)) put_dq(older_k);
-            load_stat(lse2, stats, lane);
+            const u32 mark = ld_shared_i32(stage.of(shared.marks));
 
-            wgmma_wait_group<0>();  // s is here
+            wgmma_wait_group<1>();  // s is here; dk of the tile before is made
+            release(stage.before().of(shared.q_free), lane, t + 1 < end);
             const bool masked = mark & MARK_MASKED << group;
             if (masked) ::mask(s, piece, t, key0, lane, args);
-            probabilities(s, lse2, to_log2);
-            narrow(narrowed, s);
+            each_stat(stats, lane, [&](int i, f32 lse2) { s[i] = ex2(fmaf(s[i], to_log2, -lse2)); });
+            narrow(p16, s);
+            wgmma_wait_group<0>();  // dq is made
             put_dq(older_k);
             if (t + 1 == end) wait(shared.v_here, v_parity);
             stage.wait_filled(shared.dout_here);
             take_unit(group);
             multiply_scores(dp, shared.v, dout_tile, key0);
-            multiply_sums(dv, narrowed, dout_tile);
+            multiply_sums(dv, p16, dout_tile);
             pass_unit(group);
+            publish_dq(older_k);
             if (masked) clear_lone_keys(s, piece, t, lane, args);
-            load_stat(delta, stats + ROWS * 4, lane);
 
             wgmma_wait_group<1>();  // dp is here
-            score_gradients(s, dp, delta, args.scale);
+            release(shared.v_free, lane, t == begin);
+            each_stat(stats + ROWS * 4, lane, [&](int i, f32 delta) {
+                dp[i] = s[i] * fmaf(dp[i], args.scale, -delta);  // ds
+            });
             wgmma_wait_group<0>();  // dv is made
             release(stage.of(shared.dout_free), lane);
-            release(shared.v_free, lane, t == begin);
-            narrow(narrowed, dp);
-            ds.wait_free(shared.ds_free);
-            store_scores(ds.of(shared.ds, Shape::SCORE_TILE), narrowed, key0, lane);
-            fence_proxy_async();
-            release(ds.of(shared.ds_here), lane);
+            narrow(ds16, dp);
+            stage.wait_free(shared.ds_free);
+            store_scores(stage.of(shared.ds, Shape::SCORE_TILE), ds16, key0, lane);
             take_unit(group);
-            multiply_sums(dk, narrowed, q_tile);
+            multiply_sums(dk, ds16, q_tile);
+            fence_proxy_async();
+            release(stage.of(shared.ds_here), lane);
             older = newer;
-            newer = {t, mark_and_number[1], mark};
-            q_before = stage.of(shared.q_free);
+            newer = {t, mark};
             stage.advance();
-            ds.advance();
         }
         pass_unit(group);
         wgmma_wait_group<0>();
-        release(q_before, lane);
+        release(stage.before().of(shared.q_free), lane);
         // The next piece but one will want the k of the piece before this one.
         if (begin + 1 == end) {
             make_dq(keys.stage ^ 1);
             wgmma_wait_group<0>();
             put_dq(keys.stage ^ 1);
+            publish_dq(keys.stage ^ 1);
         }
         store_gradients(dk, dv, args, piece, key0, lane);
         v_parity ^= 1;
@@ -347,7 +336,8 @@ __device__ inline void own_keys(const Shared& shared, const Attention& args, i32
         make_dq(last_k);
         wgmma_wait_group<0>();
         put_dq(last_k);
+        publish_dq(last_k);
         older = newer;
-        ds.advance();
+        stage.advance();
     }
 }

@@ -50,6 +50,9 @@ __device__ inline void fence_proxy_async() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// Orders ordinary accesses to any memory before those of the copy engine.
+__device__ inline void fence_proxy_async_all() { asm volatile("fence.proxy.async;" ::: "memory"); }
+
 // ---- the copy engine (TMA)
 
 // What the driver encodes a strided tensor into; opaque.
@@ -74,6 +77,42 @@ __device__ inline void cp_async_bulk_tensor_3d(u32 to, const TensorMap* map, i32
         "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
         "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier)
         : "memory");
+}
+
+// Contiguous bytes of shared memory to global memory, or added there to f32 in the L2 cache, where
+// subnormal operands and sums become zeros. Part of this thread's group.
+__device__ inline void cp_async_bulk_store(f32* to, u32 from, u32 bytes) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from),
+                 "r"(bytes)
+                 : "memory");
+}
+
+__device__ inline void cp_reduce_async_bulk_add_f32(f32* to, u32 from, u32 bytes) {
+    asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to),
+                 "r"(from), "r"(bytes)
+                 : "memory");
+}
+
+// Back from there; complete at a barrier.
+__device__ inline void cp_async_bulk_load(u32 to, const f32* from, u32 bytes, u32 barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(barrier)
+        : "memory");
+}
+
+__device__ inline void cp_async_bulk_commit_group() {
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+// Until this thread's groups are complete, what they wrote being visible to it ...
+__device__ inline void cp_async_bulk_wait_group() {
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+// ... or have read shared memory.
+__device__ inline void cp_async_bulk_wait_group_read() {
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 
 // ---- registers of a warpgroup
@@ -228,14 +267,6 @@ __device__ inline i32 ld_shared_i32(u32 address) {
     return r;
 }
 
-__device__ inline void ld_shared_i32x2(i32 (&r)[2], u32 address) {
-    asm volatile("ld.shared.v2.s32 {%0,%1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(address) : "memory");
-}
-
-__device__ inline void st_shared_i32x2(u32 address, i32 a, i32 b) {
-    asm volatile("st.shared.v2.s32 [%0], {%1,%2};" ::"r"(address), "r"(a), "r"(b) : "memory");
-}
-
 __device__ inline void st_shared_i32(u32 address, i32 x) {
     asm volatile("st.shared.s32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
 }
@@ -258,13 +289,9 @@ __device__ inline void ld_global_f32x2_or_zero(f32& x, f32& y, const f32* addres
         : "memory");
 }
 
-// Stores, or adds in the L2 cache, where subnormal operands and sums become zeros. Without a branch.
-__device__ inline void st_or_red_add_f32x4(f32* address, f32 a, f32 b, f32 c, f32 d, bool store) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p, %5, 0; @p st.global.cg.v4.f32 [%0], {%1,%2,%3,%4}; "
-        "@!p red.relaxed.gpu.global.add.v4.f32 [%0], {%1,%2,%3,%4};}" ::"l"(address),
-        "f"(a), "f"(b), "f"(c), "f"(d), "r"(static_cast<u32>(store))
-        : "memory");
+__device__ inline void st_shared_f32x4(u32 address, f32 a, f32 b, f32 c, f32 d) {
+    asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(address), "f"(a), "f"(b), "f"(c), "f"(d)
+                 : "memory");
 }
 
 __device__ inline f32 add_ftz(f32 a, f32 b) {

@@ -1,5 +1,4 @@
-// The warps of backward_wgmma that serve those who own keys: one brings tiles, two take the block's turns in
-// the sums of dq.
+// The warps of backward_wgmma that serve those who own keys: one brings tiles, two add to the sums of dq.
 #pragma once
 #include "stages.cuh"
 
@@ -15,8 +14,7 @@ struct Loader {
     const Args& args;
     Lane lane;
     i32 tokens;  // of a query tile
-    Stage<KEY_STAGES> keys;
-    Stage<STAGES> stage;
+    Stage<STAGES> keys, stage;
     u32 tail_parity, v_parity;
 
     __device__ Loader(const Shared& shared, const Args& args)
@@ -53,7 +51,7 @@ struct Loader {
 
         stage.wait_free(shared.q_free);
         if (lane.leads()) {
-            st_shared_i32x2(stage.of(shared.marks), bits, number);
+            st_shared_i32(stage.of(shared.marks), static_cast<i32>(bits));
             mbarrier_arrive_expect_tx(q_here, box + Shape::STATS + (whole ? 0 : box));
             load_panels<ROWS, D>(q, args.q, head, rows.row, q_here);
             cp_async_bulk_tensor_2d(stage.of(shared.stats, Shape::STATS), &args.stats, 0, number, q_here);
@@ -130,7 +128,7 @@ struct Loader {
 // The warp that brings tiles: the next k before a piece ends, q, dout and v as soon as there is room.
 __device__ inline void bring_tiles(const Shared& shared, const Args& args) {
     Loader loader(shared, args);
-    Stage<KEY_STAGES> keys;
+    Stage<STAGES> keys;
     loader.bring_keys();
     for (;; keys.advance()) {
         const Piece piece = {keys.of(shared.mail, Piece::BYTES)};
@@ -148,51 +146,79 @@ __device__ inline void bring_tiles(const Shared& shared, const Args& args) {
     }
 }
 
-// The two threads that speak for the block in the turns of the dq sums walk the same tiles as the warpgroups;
-// `visit(piece, tile, stage of ds)`.
-template <typename Visit>
-__device__ inline void each_tile(const Shared& shared, Visit visit) {
-    Stage<KEY_STAGES> keys;
-    Stage<DS_STAGES> ds;
+// The threads that add a block's dq to the sums take turns with other blocks and walk the same tiles as the
+// warpgroups, each one of ADDERS: all that a tile has to wait for is several times the time that it takes.
+struct Adder {
+    const Shared& shared;
+    const Attention& args;
+
+    __device__ f32* sum(i32 number) const {
+        return reinterpret_cast<f32*>(args.dq_sum) + i64(number) * (Shape::DQ_TILE / 4);
+    }
+
+    // What other blocks added before is there, for the copy engine too.
+    __device__ void await_turn(const u32* count, u32 mine) const {
+        if (mine == 0) return;
+        while (ld_acquire(count) != mine) {
+        }
+        fence_proxy_async_all();
+    }
+
+    // The tile's dq goes from shared memory to the sum.
+    __device__ void add(const Stage<DQ_STAGES>& stage, i32 number, bool first) const {
+        stage.wait_filled(shared.dq_here);
+        if (first) {
+            cp_async_bulk_store(sum(number), shared.dq, Shape::DQ_TILE);
+        } else {
+            cp_reduce_async_bulk_add_f32(sum(number), shared.dq, Shape::DQ_TILE);
+        }
+        cp_async_bulk_commit_group();
+        cp_async_bulk_wait_group_read();
+        mbarrier_arrive(stage.of(shared.sum_here));
+        mbarrier_arrive(stage.of(shared.dq_free));
+    }
+
+    // The sum comes to shared memory, and the warpgroups add to it what becomes dq.
+    __device__ void bring_sum(const Stage<DQ_STAGES>& stage, i32 number, bool first) const {
+        const u32 here = stage.of(shared.sum_here);
+        if (first) {
+            mbarrier_arrive(here);
+        } else {
+            stage.before().wait_filled(shared.dq_free);
+            mbarrier_arrive_expect_tx(here, Shape::DQ_TILE);
+            cp_async_bulk_load(shared.dq, sum(number), Shape::DQ_TILE, here);
+        }
+        stage.wait_filled(shared.dq_here);
+        mbarrier_arrive(stage.of(shared.dq_free));
+    }
+
+    __device__ void serve(const Piece& piece, i32 t, const Stage<DQ_STAGES>& stage) const {
+        const i32 number = piece.number(t, args.kv_heads);
+        u32* const count = reinterpret_cast<u32*>(args.turns) + 1 + number;
+        const u32 mine = piece.turn(t, ROWS / args.group, args.window);
+        await_turn(count, mine);
+        if (piece.last_to_add(t)) {
+            bring_sum(stage, number, mine == 0);
+        } else {
+            add(stage, number, mine == 0);
+            cp_async_bulk_wait_group();
+            fence_gpu();
+            st_relaxed(count, mine + 1);
+        }
+    }
+};
+
+__device__ inline void add_dq(const Shared& shared, const Attention& args, i32 adder) {
+    const Adder mine = {shared, args};
+    Stage<STAGES> keys;
+    Stage<DQ_STAGES> stage;
     for (;; keys.advance()) {
         keys.wait_filled(shared.k_here);
         const Piece piece = {keys.of(shared.mail, Piece::BYTES)};
         if (!piece.exists()) return;
         const i32 begin = piece.begin();
-        for (i32 t = piece.end() - 1; t >= begin; --t, ds.advance()) visit(piece, t, ds);
+        for (i32 t = piece.end() - 1; t >= begin; --t, stage.advance())
+            if (stage.stage == adder) mine.serve(piece, t, stage);
         mbarrier_arrive(keys.of(shared.k_free));
     }
-}
-
-__device__ inline u32* turn_address(const Piece& piece, i32 t, const Attention& args) {
-    return reinterpret_cast<u32*>(args.turns) + 1 + piece.number(t, args.kv_heads);
-}
-
-// One lets the warpgroups add when the block's turn has come...
-__device__ inline void grant_turns(const Shared& shared, const Attention& args) {
-    const i32 tokens = ROWS / args.group;
-    each_tile(shared, [&](const Piece& piece, i32 t, const Stage<DS_STAGES>& ds) {
-        const u32 mine = piece.turn(t, tokens, args.window);
-        const u32* const count = turn_address(piece, t, args);
-        ds.wait_free(shared.passed);
-        while (mine != 0 && ld_acquire(count) != mine) {
-        }
-        mbarrier_arrive(ds.of(shared.turn));
-    });
-}
-
-// ... the other passes the turn on when they have.
-__device__ inline void pass_turns(const Shared& shared, const Attention& args) {
-    const i32 tokens = ROWS / args.group;
-    each_tile(shared, [&](const Piece& piece, i32 t, const Stage<DS_STAGES>& ds) {
-        const u32 mine = piece.turn(t, tokens, args.window);
-        u32* const count = turn_address(piece, t, args);
-        const bool last = piece.last_to_add(t);
-        ds.wait_filled(shared.dq_done);
-        if (!last) {
-            fence_gpu();
-            st_relaxed(count, mine + 1);
-        }
-        mbarrier_arrive(ds.of(shared.passed));
-    });
 }

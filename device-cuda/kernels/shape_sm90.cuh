@@ -21,29 +21,30 @@ struct ForwardWarpgroups {
     static constexpr int PART = DIM == 96 || DIM == 128 ? DIM : DIM == 256 ? 128 : 64;
     static constexpr int BARRIERS = 2 * QUERY_STAGES + 4 * STAGES + 1;
     static constexpr int SHARED = QUERY_STAGES * QUERY_TILE + 2 * STAGES * KEY_TILE + BARRIERS * 8;
-    static constexpr int REGISTERS = 232, LOADER_REGISTERS = 40;
+    static constexpr int REGISTERS = 240, LOADER_REGISTERS = 24;
 };
 
-// backward_wgmma: two warpgroups of 64 keys each, and one that serves them. STAGES tiles of queries are in
-// shared memory at a time.
+// backward_wgmma: two warpgroups of 64 keys each, and one that serves them.
 template <int DIM>
 struct BackwardWarpgroups {
     static constexpr int GROUPS = 2;
     static constexpr int ROWS = 64;
     static constexpr int KEYS = GROUPS * 64;
-    static constexpr int STAGES = 3;
+    static constexpr int STAGES = 2;  // of keys, queries and ds
+    static constexpr int ADDERS = 3;  // of dq, one after the other
     static constexpr int KEY_TILE = tile_bytes(KEYS, DIM);
     static constexpr int QUERY_TILE = tile_bytes(ROWS, DIM);
+    static constexpr int DQ_TILE = 2 * QUERY_TILE;
     static constexpr int SCORE_TILE = tile_bytes(KEYS, ROWS);
     static constexpr int STATS = ROWS * 8;
     // Columns of dk and dv that one instruction computes.
     static constexpr int PART = DIM;
-    static constexpr int SHARED = 3 * KEY_TILE + STAGES * (2 * QUERY_TILE + STATS) + 2 * SCORE_TILE +
-                                  8 * (17 + 5 * STAGES) + 2 * 80;
+    static constexpr int SHARED = (STAGES + 1) * KEY_TILE + STAGES * (2 * QUERY_TILE + SCORE_TILE + STATS) +
+                                  DQ_TILE + 8 * (3 + 9 * STAGES + 3 * ADDERS) + STAGES * 80;
     static constexpr int REGISTERS = 240, SERVER_REGISTERS = 24;
 };
 
 static_assert(ForwardWarpgroups<64>::SHARED == 98408 && ForwardWarpgroups<96>::SHARED == 196712);
 static_assert(ForwardWarpgroups<128>::SHARED == 196712 && ForwardWarpgroups<192>::SHARED == 196696);
-static_assert(ForwardWarpgroups<256>::SHARED == 196696 && BackwardWarpgroups<64>::SHARED == 133024);
-static_assert(BackwardWarpgroups<96>::SHARED == 231328 && BackwardWarpgroups<128>::SHARED == 231328);
+static_assert(ForwardWarpgroups<256>::SHARED == 196696 && BackwardWarpgroups<64>::SHARED == 132496);
+static_assert(BackwardWarpgroups<96>::SHARED == 230800 && BackwardWarpgroups<128>::SHARED == 230800);

@@ -2,56 +2,55 @@
 #pragma once
 #include "piece.cuh"
 
-// Two tiles of keys, three of queries, two of ds.
-constexpr int KEY_STAGES = 2, STAGES = Shape::STAGES, DS_STAGES = 2;
+// Of the tiles, and of the barriers with which dq is handed on.
+constexpr int STAGES = Shape::STAGES, DQ_STAGES = ADDERS;
 
 // Addresses. `x_here` are barriers at which who fills x arrives, `x_free` those at which who has read it does.
 struct Shared {
-    u32 k, v, q, dout, ds, stats;
-    u32 k_here, k_free;                        // KEY_STAGES each
-    u32 q_here, q_free, dout_here, dout_free;  // STAGES each
-    u32 ds_here, ds_free;                      // DS_STAGES each, as these:
-    u32 turn, dq_done, passed;  // the block may add to a tile's dq, it has, and the next one may
+    u32 k, v, q, dout, ds, dq, stats;
+    // STAGES each:
+    u32 k_here, k_free, q_here, q_free, dout_here, dout_free, ds_here, ds_free;
+    // DQ_STAGES each, although there is one `dq`: all wait for those before.
+    u32 sum_here, dq_here, dq_free;
     u32 v_here, v_free, tail;
     u32 mail;   // the pieces whose k is here
     u32 marks;  // of the query tiles that are here
 
     __device__ explicit Shared(u32 base) {
         k = base;
-        v = k + KEY_STAGES * Shape::KEY_TILE;
+        v = k + STAGES * Shape::KEY_TILE;
         q = v + Shape::KEY_TILE;
         dout = q + STAGES * Shape::QUERY_TILE;
         ds = dout + STAGES * Shape::QUERY_TILE;
-        stats = ds + DS_STAGES * Shape::SCORE_TILE;
+        dq = ds + STAGES * Shape::SCORE_TILE;
+        stats = dq + Shape::DQ_TILE;
         u32 next = stats + STAGES * Shape::STATS;
         const auto take = [&](u32 bytes) { return (next += bytes) - bytes; };
-        k_here = take(KEY_STAGES * 8), k_free = take(KEY_STAGES * 8);
+        k_here = take(STAGES * 8), k_free = take(STAGES * 8);
         q_here = take(STAGES * 8), q_free = take(STAGES * 8);
         dout_here = take(STAGES * 8), dout_free = take(STAGES * 8);
-        ds_here = take(DS_STAGES * 8), ds_free = take(DS_STAGES * 8);
-        turn = take(DS_STAGES * 8), dq_done = take(DS_STAGES * 8), passed = take(DS_STAGES * 8);
+        ds_here = take(STAGES * 8), ds_free = take(STAGES * 8);
+        sum_here = take(DQ_STAGES * 8), dq_here = take(DQ_STAGES * 8), dq_free = take(DQ_STAGES * 8);
         v_here = take(8), v_free = take(8), tail = take(8);
-        mail = take(KEY_STAGES * Piece::BYTES);
+        mail = take(STAGES * Piece::BYTES);
         marks = take(STAGES * 8);
     }
 
     __device__ void init() const {
-        for (i32 i = 0; i < KEY_STAGES; ++i) {
-            mbarrier_init(k_here + i * 8, 1);
-            mbarrier_init(k_free + i * 8, WARPS + 3);
-        }
         for (i32 i = 0; i < STAGES; ++i) {
+            mbarrier_init(k_here + i * 8, 1);
+            mbarrier_init(k_free + i * 8, WARPS + 1 + ADDERS);
             mbarrier_init(q_here + i * 8, 1);
             mbarrier_init(q_free + i * 8, WARPS);
             mbarrier_init(dout_here + i * 8, 1);
             mbarrier_init(dout_free + i * 8, WARPS);
-        }
-        for (i32 i = 0; i < DS_STAGES; ++i) {
             mbarrier_init(ds_here + i * 8, WARPS);
             mbarrier_init(ds_free + i * 8, WARPS);
-            mbarrier_init(turn + i * 8, 1);
-            mbarrier_init(dq_done + i * 8, WARPS);
-            mbarrier_init(passed + i * 8, 1);
+        }
+        for (i32 i = 0; i < DQ_STAGES; ++i) {
+            mbarrier_init(sum_here + i * 8, 1);
+            mbarrier_init(dq_here + i * 8, WARPS);
+            mbarrier_init(dq_free + i * 8, 1);
         }
         mbarrier_init(v_here, 1);
         mbarrier_init(v_free, WARPS);
@@ -73,6 +72,13 @@ struct Stage {
     __device__ u32 of(u32 first, u32 size = 8) const { return first + stage * size; }
     __device__ void wait_filled(u32 barriers) const { wait(of(barriers), parity); }
     __device__ void wait_free(u32 barriers) const { wait(of(barriers), parity ^ 1); }
+    // The stage before, in its phase.
+    __device__ Stage before() const {
+        Stage before;
+        before.stage = stage == 0 ? COUNT - 1 : stage - 1;
+        before.parity = parity ^ (stage == 0);
+        return before;
+    }
 };
 
 // What the loader tells the warpgroups of a query tile: its piece's walk ends with it; of all keys that add to

@@ -33,6 +33,12 @@ class Stage:
         self.stage = (self.stage + 1) % self.count
         self.parity ^= self.stage == 0
 
+    def before(self):
+        before = Stage(self.count)
+        before.stage = (self.stage or self.count) - 1
+        before.parity = self.parity ^ (self.stage == 0)
+        return before
+
     def filled(self, barriers):
         return barriers[self.stage].wait(self.parity)
 

@@ -40,8 +40,8 @@ class Shape(driver.Shape):
                                     + 4 * panels(d) * self.kv_keys * 128 + 8 * (2 * q_stages + 9))
         self.b_rows, self.b_keys = 64, 128
         query_tile, key_tile = panels(d) * self.b_rows * 128, panels(d) * self.b_keys * 128
-        self.backward_shared_sm90 = (3 * key_tile + 3 * (2 * query_tile + 8 * self.b_rows)
-                                     + 2 * 2 * self.b_keys * self.b_rows + 8 * 32 + 2 * 80)
+        self.backward_shared_sm90 = (3 * key_tile + 2 * (2 * query_tile + 8 * self.b_rows) + 2 * query_tile
+                                     + 2 * 2 * self.b_keys * self.b_rows + 8 * (3 + 9 * 2 + 3 * 3) + 2 * 80)
 
 
 def key_tiles(document, tokens, causal, window, keys, number):

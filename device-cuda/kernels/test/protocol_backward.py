@@ -11,7 +11,7 @@ import random
 
 from barriers import Barrier, Stage, Unit, schedule, try_cases
 
-KEY_STAGES, STAGES, DS_STAGES, GROUPS = 2, 3, 2, 2
+STAGES, ADDERS, GROUPS = 2, 3, 2
 
 
 class Block:
@@ -20,22 +20,22 @@ class Block:
     def __init__(self, pieces, tickets, turns, rng):
         self.pieces, self.tickets, self.turns, self.rng = pieces, tickets, turns, rng
         some = lambda count, arrivals: [Barrier(arrivals) for _ in range(count)]
-        self.k_here, self.k_free = some(KEY_STAGES, 1), some(KEY_STAGES, GROUPS + 3)
+        self.k_here, self.k_free = some(STAGES, 1), some(STAGES, GROUPS + 1 + ADDERS)
         self.q_here, self.q_free = some(STAGES, 1), some(STAGES, GROUPS)
         self.dout_here, self.dout_free = some(STAGES, 1), some(STAGES, GROUPS)
-        self.ds_here, self.ds_free = some(DS_STAGES, GROUPS), some(DS_STAGES, GROUPS)
-        self.turn, self.dq_done, self.passed = some(DS_STAGES, 1), some(DS_STAGES, GROUPS), some(DS_STAGES, 1)
+        self.ds_here, self.ds_free = some(STAGES, GROUPS), some(STAGES, GROUPS)
+        self.sum_here, self.dq_here, self.dq_free = some(ADDERS, 1), some(ADDERS, GROUPS), some(ADDERS, 1)
         self.v_here, self.v_free = Barrier(1), Barrier(GROUPS)
-        self.unit = Unit()
-        self.mail, self.k, self.v = [None] * KEY_STAGES, [None] * KEY_STAGES, None
+        self.mail, self.k, self.v = [None] * STAGES, [None] * STAGES, None
+        self.unit, self.dq = Unit(), [None] * GROUPS
         self.q, self.dout = [None] * STAGES, [None] * STAGES
-        self.ds = [[None] * GROUPS for _ in range(DS_STAGES)]
+        self.ds = [[None] * GROUPS for _ in range(STAGES)]
 
     def roles(self):
-        return [self.loader(), self.granter(), self.passer(), self.owner(0), self.owner(1)]
+        return [self.loader(), *map(self.adder, range(ADDERS)), self.owner(0), self.owner(1)]
 
     def loader(self):
-        keys, stage, v_parity = Stage(KEY_STAGES), Stage(STAGES), 0
+        keys, stage, v_parity = Stage(STAGES), Stage(STAGES), 0
 
         def bring_keys():
             ticket = self.tickets.pop()
@@ -47,7 +47,7 @@ class Block:
             self.k[at] = self.mail[at]
             self.k_here[at].arrive()
 
-        walk = Stage(KEY_STAGES)
+        walk = Stage(STAGES)
         yield from bring_keys()
         while self.mail[walk.stage]:
             piece = self.mail[walk.stage]
@@ -71,62 +71,78 @@ class Block:
             self.k_free[walk.stage].arrive()
             walk.advance()
 
-    def each_tile(self, visit):
-        keys, ds = Stage(KEY_STAGES), Stage(DS_STAGES)
+    def adder(self, mine):
+        keys, stage = Stage(STAGES), Stage(ADDERS)
         while True:
             yield from keys.filled(self.k_here)
             piece = self.mail[keys.stage]
             if not piece:
                 return
             for tile in list(piece):
-                yield from visit(tile, ds)
-                ds.advance()
+                if stage.stage == mine:
+                    yield from self.serve(tile, stage)
+                stage.advance()
             self.k_free[keys.stage].arrive()
             keys.advance()
 
-    def granter(self):
-        def grant(tile, ds):
-            yield from ds.free(self.passed)
-            while self.turns.get(tile.name, 0) != tile.turn:
-                yield
-            self.turn[ds.stage].arrive()
-        return self.each_tile(grant)
-
-    def passer(self):
-        def pass_on(tile, ds):
-            yield from ds.filled(self.dq_done)
+    def serve(self, tile, stage):
+        at = stage.stage
+        while self.turns.get(tile.name, 0) != tile.turn:
             yield
-            if not tile.last:
-                assert self.turns.get(tile.name, 0) == tile.turn, "out of turn"
-                self.turns[tile.name] = tile.turn + 1
-            self.passed[ds.stage].arrive()
-        return self.each_tile(pass_on)
+        if tile.last:
+            if tile.turn:
+                yield from stage.before().filled(self.dq_free)
+                self.dq = [(tile, "sum")] * GROUPS
+            self.sum_here[at].arrive()
+            yield from stage.filled(self.dq_here)
+            self.dq_free[at].arrive()
+            return
+        yield from stage.filled(self.dq_here)
+        for _ in range(self.rng.randint(0, 3)):
+            yield
+        assert self.dq == [tile] * GROUPS, "dq overwritten"
+        self.sum_here[at].arrive()
+        self.dq_free[at].arrive()
+        for _ in range(self.rng.randint(0, 3)):
+            yield
+        assert self.turns.get(tile.name, 0) == tile.turn, "out of turn"
+        self.turns[tile.name] = tile.turn + 1
 
     def owner(self, group):
-        keys, stage, ds = Stage(KEY_STAGES), Stage(STAGES), Stage(DS_STAGES)
+        keys, stage, dq_stage = Stage(STAGES), Stage(STAGES), Stage(ADDERS)
         older = newer = None
         v_parity = 0
 
         def make_dq(k):
             if older:
-                yield from self.ds_here[ds.stage].wait(ds.parity ^ 1)
-                assert self.ds[ds.stage] == [older] * GROUPS, "ds overwritten"
+                yield from self.ds_here[stage.stage].wait(stage.parity ^ 1)
+                assert self.ds[stage.stage] == [older] * GROUPS, "ds overwritten"
                 assert older in self.k[k], "k overwritten"
 
         def put_dq(k):
+            if not older:
+                return
+            self.ds_free[stage.stage].arrive()
+            yield from dq_stage.before().filled(self.dq_free)
+            if older.last:
+                yield from dq_stage.filled(self.sum_here)
+                assert not older.turn or self.dq[group] == (older, "sum"), "sum overwritten"
+                assert self.turns.get(older.name, 0) == older.turn, "added out of turn"
+                assert self.mail[k] and older in self.mail[k], "piece overwritten"
+            else:
+                self.dq[group] = older
+            if self.rng.random() < 0.3:
+                yield
+
+        def publish_dq(k):
             nonlocal older
             if not older:
                 return
-            self.ds_free[ds.stage].arrive()
-            yield from self.turn[ds.stage].wait(ds.parity ^ 1)
-            assert self.turns.get(older.name, 0) == older.turn, "added out of turn"
-            if self.rng.random() < 0.3:
-                yield
-            assert self.mail[k] and older in self.mail[k], "piece overwritten"
-            self.dq_done[ds.stage].arrive()
+            self.dq_here[dq_stage.stage].arrive()
             if older.ends:
                 self.k_free[k].arrive()
             older = None
+            dq_stage.advance()
 
         while True:
             yield from keys.filled(self.k_here)
@@ -136,15 +152,13 @@ class Block:
             yield from self.unit.take(group)
             for i in range(len(piece)):
                 older_k = keys.stage ^ (i < 2)
-                yield from make_dq(older_k)
                 yield from stage.filled(self.q_here)
                 tile = self.q[stage.stage]
                 assert tile is piece[i] and self.k[keys.stage] is piece, "q or k overwritten"
+                yield from make_dq(older_k)
                 self.unit.give(group)
                 if i > 0:
-                    self.q_free[before].arrive()
-                if self.turn[ds.stage].complete(ds.parity ^ 1):
-                    yield from put_dq(older_k)
+                    self.q_free[stage.before().stage].arrive()
                 if self.rng.random() < 0.3:
                     yield
                 yield from put_dq(older_k)
@@ -154,30 +168,32 @@ class Block:
                 yield from self.unit.take(group)
                 assert self.dout[stage.stage] is tile and self.v is piece, "dout or v overwritten"
                 self.unit.give(group)
+                publish_dq(older_k)
                 if self.rng.random() < 0.3:
                     yield
-                self.dout_free[stage.stage].arrive()
                 if tile.ends:
                     self.v_free.arrive()
-                yield from ds.free(self.ds_free)
-                self.ds[ds.stage][group] = tile
-                self.ds_here[ds.stage].arrive()
+                self.dout_free[stage.stage].arrive()
+                yield from stage.free(self.ds_free)
+                self.ds[stage.stage][group] = tile
                 yield from self.unit.take(group)
-                older, newer, before = newer, tile, stage.stage
+                self.ds_here[stage.stage].arrive()
+                older, newer = newer, tile
                 stage.advance()
-                ds.advance()
             self.unit.give(group)
-            self.q_free[before].arrive()
+            self.q_free[stage.before().stage].arrive()
             if len(piece) == 1:
                 yield from make_dq(keys.stage ^ 1)
                 yield from put_dq(keys.stage ^ 1)
+                publish_dq(keys.stage ^ 1)
             v_parity ^= 1
             keys.advance()
         for _ in range(2):
             yield from make_dq(keys.stage ^ 1)
             yield from put_dq(keys.stage ^ 1)
+            publish_dq(keys.stage ^ 1)
             older, newer = newer, None
-            ds.advance()
+            stage.advance()
 
 
 class Tile:

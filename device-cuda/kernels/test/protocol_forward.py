@@ -45,11 +45,6 @@ class Block:
         pieces = [piece for piece in self.pieces if piece]
         flying = []  # reads that products make until they are waited for
 
-        def issue(what, stage, expected):
-            yield from self.unit.take(group)
-            flying.append((what, stage.stage, expected))
-            self.unit.give(group)
-
         def land(left):
             while len(flying) > left:
                 if self.rng.random() < 0.5:
@@ -57,26 +52,20 @@ class Block:
                 what, at, expected = flying.pop(0)
                 assert what[at] is expected, "overwritten while it was read"
 
-        def first_keys(piece):
-            yield from q.filled(self.q_here)
-            yield from k.filled(self.k_here)
-            assert self.q[q.stage] is piece, "q is another's"
-            yield from issue(self.k, k, piece[0])
-
         def free(stage, barriers):
             barriers[stage.stage].arrive()
             stage.advance()
 
-        if not pieces:
-            return
-        yield from first_keys(pieces[0])
-        for i, piece in enumerate(pieces):
+        for piece in pieces:
+            yield from q.filled(self.q_here)
+            yield from k.filled(self.k_here)
+            assert self.q[q.stage] is piece, "q is another's"
+            flying.append((self.k, k.stage, piece[0]))
             yield from land(0)
             free(k, self.k_free)
             for before, tile in zip(piece, piece[1:]):
                 yield from k.filled(self.k_here)
                 yield from self.unit.take(group)
-                assert self.q[q.stage] is piece, "q is another's"
                 flying.append((self.k, k.stage, tile))
                 yield from v.filled(self.v_here)
                 flying.append((self.v, v.stage, before))
@@ -85,15 +74,11 @@ class Block:
                 free(k, self.k_free)
                 yield from land(0)
                 free(v, self.v_free)
-            free(q, self.q_free)
             yield from v.filled(self.v_here)
-            yield from issue(self.v, v, piece[-1])
-            if i + 1 < len(pieces):
-                yield from first_keys(pieces[i + 1])
-                yield from land(1)
-                free(v, self.v_free)
-            else:
-                yield from land(0)
+            flying.append((self.v, v.stage, piece[-1]))
+            yield from land(0)
+            free(v, self.v_free)
+            free(q, self.q_free)
             self.made.append(piece)
 
 
