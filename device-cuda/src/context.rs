@@ -15,9 +15,8 @@ const CHOICE: &str = "MICROSEQ_CUDA_KERNELS";
 
 fn wants_warpgroups(choice: Option<&OsStr>) -> Result<bool, CudaError> {
     match choice.map(|choice| choice.to_str().unwrap_or("")) {
-        // Until the crate has passed its tests with them on such a GPU.
-        None | Some("mma") => Ok(false),
-        Some("wgmma") => Ok(true),
+        None | Some("wgmma") => Ok(true),
+        Some("mma") => Ok(false),
         Some(_) => Err(CudaError::UnknownKernels { given: choice.unwrap_or_default().to_os_string() }),
     }
 }
@@ -134,7 +133,7 @@ mod tests {
     #[test]
     fn kernels_are_chosen_by_name() {
         let choose = |name: &str| wants_warpgroups(Some(OsStr::new(name)));
-        assert_eq!(wants_warpgroups(None), Ok(false));
+        assert_eq!(wants_warpgroups(None), Ok(true));
         assert_eq!((choose("mma"), choose("wgmma")), (Ok(false), Ok(true)));
         assert_eq!(choose("fma"), Err(CudaError::UnknownKernels { given: "fma".into() }));
     }

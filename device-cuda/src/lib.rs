@@ -24,8 +24,8 @@
 //!   [`prepare`](microseq_core::Device::prepare) they can be captured in a CUDA graph.
 //!
 //! On GPUs of compute capability 9.0 the environment variable `MICROSEQ_CUDA_KERNELS` chooses, when a
-//! [`Cuda`] is made, between the kernels that are for these alone (`wgmma`) and those for every GPU (`mma`,
-//! the default until the others have passed the tests on such a GPU).
+//! [`Cuda`] is made, between the kernels that are for these alone (`wgmma`, the default) and those for every
+//! GPU (`mma`).
 //!
 //! # For runtimes
 //!
