@@ -7,10 +7,10 @@
 #                                            run them: the repository's files are needed, Rust is not
 #
 # FOLDER is device-cuda/.on-gpu by default. Sections are kernels, conformance, device, golden, replay,
-# pack_text, bench, rivals and racecheck; all of them by default. `run` needs a GPU and its driver; for
-# kernels and rivals PyTorch, for racecheck compute-sanitizer. Where a GPU has a choice of kernels, conformance
-# to pack_text run with each, the others with MICROSEQ_CUDA_KERNELS as it is. rivals leaves its
-# measurements in FOLDER/rivals.json or at RIVALS_JSON.
+# pack_text, bench, rivals, memcheck, initcheck, synccheck and racecheck; all of them by default. `run` needs
+# a GPU and its driver; for kernels and rivals PyTorch, for the checks compute-sanitizer. Where a GPU has a
+# choice of kernels, conformance to pack_text run with each, the others with MICROSEQ_CUDA_KERNELS as it is.
+# rivals leaves its measurements in FOLDER/rivals.json or at RIVALS_JSON.
 #
 # racecheck runs every golden case and every rule of the conformance suite, each a process. Some take
 # many minutes: each gets RACECHECK_EACH seconds (600), all of them together RACECHECK_ALL (3600).
@@ -106,6 +106,23 @@ bench() {
     "$programs/bench" --device cuda --workload gpu_pack_2k --type bf16 --fresh --seconds 1
 }
 
+# A tool of compute-sanitizer over the golden cases and the conformance suite; of a report its beginning.
+sanitize() {
+    local program code summary bad=0
+    for program in golden conformance; do
+        code=0
+        (cd device-cuda && timeout --kill-after=5 "${SANITIZE_EACH:-900}" compute-sanitizer --tool "$1" \
+            --error-exitcode 99 "$OLDPWD/$programs/$program") >"$work/$1.$program" 2>&1 || code=$?
+        summary=$(grep 'ERROR SUMMARY' "$work/$1.$program" || echo 'no summary')
+        echo "$1 $program: exit status $code; $summary"
+        if [ "$code" -ne 0 ] || [[ $summary != *' 0 errors'* ]]; then
+            grep -m 60 '^=========' "$work/$1.$program" || true
+            bad=1
+        fi
+    done
+    return $bad
+}
+
 # racecheck of one test of a program: "clean", or what happened instead.
 racecheck_one() {
     local program=$1 test=$2 begin=$SECONDS code=0
@@ -159,6 +176,8 @@ run() {
     each_family pack_text pack_text
     section bench bench
     section rivals rivals
+    local tool
+    for tool in memcheck initcheck synccheck; do section "$tool" sanitize "$tool"; done
     section racecheck racecheck
     printf '\n%d s; failed: %s\n' "$SECONDS" "${failed[*]:-nothing}"
     [ ${#failed[@]} -eq 0 ]
