@@ -19,7 +19,7 @@ impl ScratchPlan {
     pub(crate) fn new(prepared: &Prepared, pass: Pass, threads: usize) -> Self {
         let geometry = prepared.geometry();
         let (shared, lane, blocks) = match pass {
-            Pass::Forward => (0, forward::bytes(&geometry, prepared.forward_panels), prepared.forward.len()),
+            Pass::Forward => (0, forward::bytes(&geometry, prepared.block_rows), prepared.forward.len()),
             Pass::Backward => (
                 Relays::bytes(prepared),
                 backward::bytes(&geometry, prepared.block_keys),

@@ -3,7 +3,7 @@
 use crate::call::{Relays, ScratchPlan, fill_rows};
 use crate::copy::zip_rows;
 use crate::dispatch;
-use crate::kernel::softmax::Scoring;
+use crate::kernel::scoring::Scoring;
 use crate::kernel::{backward, forward};
 use crate::scratch::Carver;
 use crate::strided::{StridedMut, StridedRef};
@@ -61,6 +61,7 @@ impl Device for Cpu {
             out: StridedMut::new(operands.out),
             lse: StridedMut::new(operands.lse),
             head_dim: prepared.shape.head_dim,
+            block_rows: prepared.block_rows,
             scoring: Scoring::new(&prepared.attention),
         };
         for rows in &prepared.blind {
@@ -88,14 +89,7 @@ impl Device for Cpu {
                 // are disjoint and each is taken once; the scratch is sized for them, and this part of
                 // it is this lane's.
                 unsafe {
-                    dispatch::forward(
-                        self.isa(),
-                        &operands,
-                        block,
-                        upcoming,
-                        prepared.forward_panels,
-                        memory,
-                    );
+                    dispatch::forward(self.isa(), &operands, block, upcoming, memory);
                 }
             });
         });

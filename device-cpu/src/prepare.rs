@@ -4,7 +4,7 @@ use crate::Isa;
 use crate::dispatch;
 use crate::kernel::backward::{largest_block, relay_len, row_blocks_that_see};
 use crate::kernel::rows::DocumentRows;
-use crate::kernel::{Geometry, KEYS};
+use crate::kernel::{Geometry, KEYS, PANEL, ROWS};
 use core::cmp::Reverse;
 use core::ops::Range;
 use microseq_core::{Attention, Mask, Problem, Segment, Shape};
@@ -26,8 +26,8 @@ pub struct Prepared {
     /// Query rows that see no key: of no document, or before the first key.
     pub(crate) blind: Vec<Range<usize>>,
     pub(crate) documents: Vec<Document>,
-    /// Panels of the largest forward block.
-    pub(crate) forward_panels: usize,
+    /// Rows of a forward block, at most: whole panels.
+    pub(crate) block_rows: usize,
     pub(crate) forward: Vec<RowBlock>,
     pub(crate) backward: Vec<KeyBlock>,
     /// Keys of a backward block.
@@ -75,7 +75,7 @@ impl Prepared {
             attention: *problem.attention(),
             blind: Vec::new(),
             documents: Vec::new(),
-            forward_panels: 0,
+            block_rows: PANEL,
             forward: Vec::new(),
             backward: Vec::new(),
             block_keys: KEYS,
@@ -148,7 +148,7 @@ impl Prepared {
     fn document(&mut self, segment: Segment) -> Document {
         let geometry = self.geometry();
         let rows = segment.q_len * self.attention.group();
-        let row_blocks = rows.div_ceil(geometry.row_block());
+        let row_blocks = rows.div_ceil(ROWS);
         let relay = (segment.k_len > self.block_keys).then_some((self.relay_elements, self.relay_turns));
         if relay.is_some() {
             self.relay_turns += row_blocks * self.shape.kv_heads;
@@ -159,15 +159,13 @@ impl Prepared {
 
     fn list_forward(&mut self, threads: usize) {
         self.forward.clear();
-        let geometry = self.geometry();
-        let panel = geometry.panel;
         let group = self.attention.group();
         let total: usize = self.documents.iter().map(|d| d.segment.q_len * group).sum();
         // As many rows as the cache takes, but enough blocks to keep every thread busy.
-        let cached = FORWARD_ELEMENTS / (geometry.width * panel);
-        let shared = total * self.shape.kv_heads / (BLOCKS_PER_THREAD * threads * panel);
-        self.forward_panels = cached.min(shared).max(1);
-        let step = self.forward_panels * panel;
+        let cached = FORWARD_ELEMENTS / (self.geometry().width * PANEL);
+        let shared = total * self.shape.kv_heads / (BLOCKS_PER_THREAD * threads * PANEL);
+        self.block_rows = cached.min(shared).max(1) * PANEL;
+        let step = self.block_rows;
         for document in 0..self.documents.len() {
             let rows = self.rows(document, 0);
             for begin in (0..rows.len()).step_by(step) {
@@ -183,14 +181,13 @@ impl Prepared {
     fn list_backward(&mut self) {
         self.backward.clear();
         let keys_of_block = self.block_keys;
-        let rows_of_block = self.geometry().row_block();
         for document in 0..self.documents.len() {
             let rows = self.rows(document, 0);
             let blocks = rows.segment.k_len.div_ceil(keys_of_block);
             let mut weight = 0;
             for index in (0..blocks).rev() {
                 let keys = index * keys_of_block..rows.segment.k_len.min((index + 1) * keys_of_block);
-                let row_blocks = row_blocks_that_see(&rows, &keys, rows_of_block);
+                let row_blocks = row_blocks_that_see(&rows, &keys);
                 if !row_blocks.is_empty() {
                     weight = weight.max(row_blocks.len() as u64 * keys.len() as u64);
                     self.backward.push(KeyBlock { document, index, weight });

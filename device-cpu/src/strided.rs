@@ -1,5 +1,6 @@
 //! Checked views as raw pointers with strides: what kernels on several threads read and write.
 
+use crate::kernel::{Places, Span};
 use microseq_core::{Host, KvMut, KvParts, KvRef, Layout, RowsMut, RowsRef, Scalar};
 
 /// `[rows, heads, head_dim]` to read.
@@ -29,6 +30,12 @@ impl<T: Scalar> StridedRef<T> {
         (Self::new(view.k()), Self::new(view.v()))
     }
 
+    /// Elements from a row to the next.
+    #[inline(always)]
+    pub(crate) fn row_stride(&self) -> usize {
+        self.row_stride
+    }
+
     /// The first element of a head of a row.
     ///
     /// # Safety
@@ -37,6 +44,19 @@ impl<T: Scalar> StridedRef<T> {
     pub(crate) unsafe fn at(&self, row: usize, head: usize) -> *const T {
         // SAFETY: the view was checked: its elements, this one among them, are in one allocation.
         unsafe { self.base.add(row * self.row_stride + head * self.head_stride) }
+    }
+
+    /// Rows of a head_dim at some places, to be asked for. Any places are fine.
+    #[inline(always)]
+    pub(crate) fn span(&self, places: Places, rows: usize, head_dim: usize) -> Span {
+        Span {
+            base: self.base.cast(),
+            row_stride: self.row_stride * size_of::<T>(),
+            head_stride: self.head_stride * size_of::<T>(),
+            bytes: head_dim * size_of::<T>(),
+            places,
+            rows,
+        }
     }
 }
 
@@ -85,5 +105,18 @@ impl<T: Scalar> StridedMut<T> {
     pub(crate) unsafe fn at(&self, row: usize, head: usize) -> *mut T {
         // SAFETY: the view was checked: its elements, this one among them, are in one allocation.
         unsafe { self.base.add(row * self.row_stride + head * self.head_stride) }
+    }
+
+    /// Rows of a head_dim at some places, to be asked for. Any places are fine.
+    #[inline(always)]
+    pub(crate) fn span(&self, places: Places, rows: usize, head_dim: usize) -> Span {
+        Span {
+            base: self.base.cast(),
+            row_stride: self.row_stride * size_of::<T>(),
+            head_stride: self.head_stride * size_of::<T>(),
+            bytes: head_dim * size_of::<T>(),
+            places,
+            rows,
+        }
     }
 }

@@ -25,6 +25,12 @@ pub(crate) trait Arithmetic<S: Simd>: Copy + 'static {
 
     /// Words of neighbouring lanes: rounds the lanes of `low`, then those of `high`.
     unsafe fn neighbours(low: S::V, high: S::V) -> S::V;
+
+    /// Words of pairs of elements of 16 bits, `LANES` of each.
+    unsafe fn weave(first: *const u16, second: *const u16) -> S::V;
+
+    /// Writes bfloat16, rounded to nearest, ties to even.
+    unsafe fn store_bf16(to: *mut u16, v: S::V);
 }
 
 /// Words of one f32.
@@ -47,10 +53,20 @@ impl<S: Simd> Arithmetic<S> for Singles {
     unsafe fn neighbours(_: S::V, _: S::V) -> S::V {
         unreachable!("words of one element are not made of pairs")
     }
+
+    unsafe fn weave(_: *const u16, _: *const u16) -> S::V {
+        unreachable!("words of one element are not made of pairs")
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(to: *mut u16, v: S::V) {
+        // SAFETY: the caller has the instruction set.
+        unsafe { S::store_bf16(to, v) }
+    }
 }
 
-/// Words of two bf16, multiplied by AVX512-BF16. Sums are f32; the instruction takes numbers below
-/// the normal ones for 0.
+/// Words of two bf16, multiplied by AVX512-BF16. Sums are f32; the instructions take numbers below the
+/// normal ones for 0.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(crate) struct Bf16Pairs;
@@ -78,6 +94,22 @@ impl Arithmetic<Avx512> for Bf16Pairs {
     unsafe fn neighbours(low: __m512, high: __m512) -> __m512 {
         // SAFETY: the caller has AVX512-BF16; both types are 512 bits of any content.
         unsafe { transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low)) }
+    }
+
+    #[inline(always)]
+    unsafe fn weave(first: *const u16, second: *const u16) -> __m512 {
+        // SAFETY: the caller has AVX-512 and gives sixteen elements of each.
+        unsafe {
+            let widened = |from: *const u16| _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            let second = _mm512_slli_epi32::<16>(widened(second));
+            _mm512_castsi512_ps(_mm512_or_si512(widened(first), second))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(to: *mut u16, v: __m512) {
+        // SAFETY: the caller has AVX512-BF16 and gives sixteen elements.
+        unsafe { _mm256_storeu_si256(to.cast(), transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v))) }
     }
 }
 

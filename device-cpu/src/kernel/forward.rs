@@ -1,14 +1,22 @@
 //! The forward pass over one block of a document's rows: `out =`, `lse =`.
 //!
 //! For each tile of keys from the first that the block sees to the last, and each panel of the block:
-//! products, running softmax, output. Then the output is divided, transposed back and rounded.
+//! products, running softmax, output. After a panel's last tile the output is divided and rounded.
 
+use super::ahead::Ahead;
+use super::gemm::Before;
+use super::pack::{self, Keys, Source};
+use super::products::{Products, Rows};
 use super::rows::DocumentRows;
-use super::softmax::{LaneSight, Running, Scoring, advance};
-use super::{Arithmetic, CHUNK, Geometry, KEYS, gemm, pack, padded};
+use super::scoring::Scoring;
+use super::sights::Sights;
+use super::sink::{Rounded, Sums};
+use super::softmax::{self, Running};
+use super::{Arithmetic, CHUNK, Geometry, KEYS, PANEL, SCORES, slice};
 use crate::scratch::Carver;
-use crate::simd::Simd;
+use crate::simd::{self, Simd};
 use crate::strided::{StridedMut, StridedRef};
+use core::ops::Range;
 use microseq_core::Element;
 
 /// Operands of a forward call.
@@ -19,6 +27,8 @@ pub(crate) struct Operands<E> {
     pub(crate) out: StridedMut<E>,
     pub(crate) lse: StridedMut<f32>,
     pub(crate) head_dim: usize,
+    /// Rows of a block, at most: whole panels.
+    pub(crate) block_rows: usize,
     pub(crate) scoring: Scoring,
 }
 
@@ -31,299 +41,294 @@ pub(crate) struct Block {
     pub(crate) end: usize,
 }
 
+impl Block {
+    /// The rows of the panel at `panel`.
+    #[inline(always)]
+    fn panel(&self, panel: usize) -> Range<usize> {
+        panel..self.end.min(panel + PANEL)
+    }
+
+    /// Where the panels begin.
+    #[inline(always)]
+    fn panels(&self) -> impl Iterator<Item = usize> {
+        (self.begin..self.end).step_by(PANEL)
+    }
+
+    /// Where the first tile begins that some of the rows see, and where the last one ends.
+    #[inline(always)]
+    fn tiles(&self, rows: &Range<usize>) -> Range<usize> {
+        let first = self.document.keys(rows.start).start / KEYS * KEYS;
+        first..self.document.keys(rows.end - 1).end
+    }
+
+    /// Some keys of the tile at `tile`.
+    #[inline(always)]
+    fn tile<'a, E>(&self, view: &'a StridedRef<E>, tile: usize, head_dim: usize) -> Keys<'a, E> {
+        let segment = &self.document.segment;
+        let keys = KEYS.min(segment.k_len.saturating_sub(tile));
+        Keys { view, first: segment.k_begin + tile, keys, head: self.kv_head, head_dim }
+    }
+}
+
 /// A lane's arrays.
 struct Arrays {
-    /// Panels of queries, `[panel][words][2 * LANES]`.
+    /// The block's queries by words of head_dim.
     q: *mut f32,
-    /// Panels of output, `[panel][width][2 * LANES]`.
+    /// Its output, `[row][width]`.
     out: *mut f32,
-    /// Running maxima and sums, `[panel][2 * LANES]` each.
-    max: *mut f32,
-    sum: *mut f32,
-    /// Tiles: keys by words of head_dim, values by words of keys.
+    running: Running,
+    /// Tiles: keys by words of head_dim, transposed, and values by words of keys.
     k: *mut f32,
     v: *mut f32,
-    /// A panel's scores of a tile, `[KEYS][2 * LANES]`.
+    /// A panel's scores of a tile.
     scores: *mut f32,
-    /// A panel's rows, `[2 * LANES][width]`.
-    rows: *mut f32,
+    /// A chunk of keys on its way.
+    staging: *mut f32,
 }
 
 impl Arrays {
-    /// For blocks of up to `panels` panels.
-    fn carve(memory: &mut Carver, geometry: &Geometry, panels: usize) -> Self {
-        let Geometry { panel, width, words, per_word } = *geometry;
+    fn carve(memory: &mut Carver, geometry: &Geometry, rows: usize) -> Self {
+        let Geometry { width, words, .. } = *geometry;
         Self {
-            q: memory.take(panels * words * panel),
-            out: memory.take(panels * width * panel),
-            max: memory.take(panels * panel),
-            sum: memory.take(panels * panel),
-            k: memory.take(words * KEYS),
-            v: memory.take(width * KEYS / per_word),
-            scores: memory.take(KEYS * panel),
-            rows: memory.take(width * panel),
+            q: memory.take(words / CHUNK * slice(rows)),
+            out: memory.take(rows * width),
+            running: Running { max: memory.take(rows), sum: memory.take(rows), shrink: memory.take(rows) },
+            k: memory.take(geometry.transposed_tile()),
+            v: memory.take(geometry.tile_by_keys()),
+            scores: memory.take(PANEL * SCORES),
+            staging: memory.take(CHUNK * words),
         }
     }
 }
 
-/// Bytes of scratch of a lane, for blocks of up to `panels` panels.
-pub(crate) fn bytes(geometry: &Geometry, panels: usize) -> usize {
+/// Bytes of scratch of a lane, for blocks of up to `rows` rows.
+pub(crate) fn bytes(geometry: &Geometry, rows: usize) -> usize {
     let mut memory = Carver::counting();
-    Arrays::carve(&mut memory, geometry, panels);
+    Arrays::carve(&mut memory, geometry, rows);
     memory.used()
+}
+
+/// All that a step of the pass needs.
+struct Call<'a, E> {
+    operands: &'a Operands<E>,
+    block: &'a Block,
+    upcoming: Option<&'a Block>,
+    geometry: Geometry,
+    arrays: Arrays,
+    /// The keys that some row sees, from a tile's begin on.
+    tiles: Range<usize>,
 }
 
 /// Runs the pass over one block. `upcoming` is what this thread will do next, if it is known.
 ///
 /// # Safety
 /// As [`Simd`]; the documents and the heads are inside the operands' views, no other thread touches
-/// the block's rows of `out` and `lse`, and `memory` has [`bytes`] for blocks of this many panels and
+/// the block's rows of `out` and `lse`, and `memory` has [`bytes`] for blocks of this many rows and
 /// is this thread's alone.
 #[inline(always)]
-pub(crate) unsafe fn run<S: Simd, A: Arithmetic<S>, E: Element, const MR: usize>(
+pub(crate) unsafe fn run<P: Products, E: Element>(
     operands: &Operands<E>,
     block: &Block,
     upcoming: Option<&Block>,
-    panels: usize,
     mut memory: Carver,
 ) {
-    let geometry = Geometry::new(2 * S::LANES, A::PER_WORD, operands.head_dim);
-    let arrays = Arrays::carve(&mut memory, &geometry, panels);
+    let geometry = Geometry::new(P::A::PER_WORD, operands.head_dim);
+    let arrays = Arrays::carve(&mut memory, &geometry, operands.block_rows);
+    let tiles = block.tiles(&(block.begin..block.end));
+    let call = Call { operands, block, upcoming, geometry, arrays, tiles: tiles.clone() };
+    let mut ahead = Ahead::new();
     // SAFETY: the caller's contract, passed on.
     unsafe {
-        start::<S, A, E>(operands, block, &geometry, &arrays);
-        let sight = block.document.sight(block.begin, block.end);
-        let mut tile = sight.first_begin / KEYS * KEYS;
-        while tile < sight.last_end {
-            let last = tile + KEYS >= sight.last_end;
-            let upcoming = upcoming.filter(|_| last);
-            attend_tile::<S, A, E, MR>(operands, block, upcoming, &geometry, &arrays, tile);
-            tile += KEYS;
+        call.start::<P>();
+        for tile in tiles.step_by(KEYS) {
+            call.load_tile::<P>(tile);
+            for panel in block.panels() {
+                let rows = block.panel(panel);
+                let own = block.tiles(&rows);
+                if tile < own.start || own.end <= tile {
+                    continue;
+                }
+                call.ask(tile, &rows, &mut ahead);
+                if tile == own.start {
+                    call.load_queries::<P>(&rows);
+                }
+                call.attend::<P>(tile, &rows, own.end <= tile + KEYS, &mut ahead);
+                ahead.finish();
+            }
         }
-        finish::<S, E>(operands, block, &arrays);
     }
 }
 
-impl Block {
-    /// The rows of panel `panel`: first row and number of rows; none behind the last panel.
-    #[inline(always)]
-    fn panel<S: Simd>(&self, panel: usize) -> Option<(usize, usize)> {
-        let first = self.begin + panel * 2 * S::LANES;
-        (first < self.end).then(|| (first, (self.end - first).min(2 * S::LANES)))
-    }
-
-    /// Asks for share `share` of `shares` of the keys and values of the tile at `tile`.
+impl<E: Element> Call<'_, E> {
+    /// Empties the state of all rows.
     ///
     /// # Safety
-    /// The document and the head are inside the operands' views.
+    /// As [`run`].
     #[inline(always)]
-    unsafe fn prefetch_tile<E: Element>(
+    unsafe fn start<P: Products>(&self) {
+        let running = &self.arrays.running;
+        for row in (0..self.block.end - self.block.begin).step_by(<P::S as Simd>::LANES) {
+            // SAFETY: the arrays hold the block's rows, in whole vectors.
+            unsafe {
+                P::S::store(running.max.add(row), P::S::splat(f32::NEG_INFINITY));
+                P::S::store(running.sum.add(row), P::S::splat(0.0));
+            }
+        }
+    }
+
+    /// Packs a tile of keys and values.
+    ///
+    /// # Safety
+    /// As [`run`]; `tile` is one of the block's.
+    #[inline(always)]
+    unsafe fn load_tile<P: Products>(&self, tile: usize) {
+        let Self { operands, block, arrays, geometry, .. } = self;
+        // SAFETY: the keys are the document's; the arrays hold a tile.
+        unsafe {
+            let keys = block.tile(&operands.k, tile, operands.head_dim);
+            keys.pack_transposed::<P::S, P::A>(geometry.words, arrays.staging, arrays.k);
+            let values = block.tile(&operands.v, tile, operands.head_dim);
+            values.pack_by_keys::<P::S, P::A>(P::PAD, arrays.v);
+        }
+    }
+
+    /// Where a panel's packed queries and sums lie: among the block's, or, where no second tile will
+    /// need them again, in the place of those before.
+    #[inline(always)]
+    fn place(&self, rows: &Range<usize>) -> usize {
+        if self.tiles.len() > KEYS { rows.start - self.block.begin } else { 0 }
+    }
+
+    /// Packs a panel's queries.
+    ///
+    /// # Safety
+    /// As [`run`]; the rows are a panel of the block's.
+    #[inline(always)]
+    unsafe fn load_queries<P: Products>(&self, rows: &Range<usize>) {
+        let Self { operands, block, arrays, .. } = self;
+        let source = Source {
+            view: &operands.q,
+            first: block.document.places(rows.start),
+            rows: rows.len(),
+            head_dim: operands.head_dim,
+        };
+        // SAFETY: the rows are the document's; the array holds the block's.
+        unsafe {
+            let to = arrays.q.add(self.place(rows) * CHUNK);
+            source.pack::<P::S, P::A>(operands.block_rows, to);
+        }
+    }
+
+    /// Lists what comes after a panel: on the first tile, the next panel's queries; on the way to the
+    /// next tile, a part of it; at the end of the block, what the upcoming one starts with.
+    #[inline(always)]
+    fn ask(&self, tile: usize, rows: &Range<usize>, ahead: &mut Ahead) {
+        let Self { operands, block, upcoming, tiles, .. } = self;
+        let share = (rows.start - block.begin, PANEL, block.end - block.begin);
+        ahead.clear();
+        if tile == tiles.start && rows.end < block.end {
+            block.ask_rows(operands, &block.panel(rows.end), ahead);
+        }
+        if tile + KEYS < tiles.end {
+            block.ask_tile(operands, tile + KEYS, share, ahead);
+        } else if let Some(upcoming) = upcoming {
+            upcoming.ask_tile(operands, upcoming.tiles(&upcoming.panel(upcoming.begin)).start, share, ahead);
+            if rows.end == block.end {
+                upcoming.ask_rows(operands, &upcoming.panel(upcoming.begin), ahead);
+            }
+        }
+        ahead.spread();
+    }
+
+    /// Takes a panel past the tile at `tile`, which is its last one or not.
+    ///
+    /// # Safety
+    /// As [`run`]; the tile and the panel's queries are packed.
+    #[inline(always)]
+    unsafe fn attend<P: Products>(&self, tile: usize, rows: &Range<usize>, last: bool, ahead: &mut Ahead) {
+        let Self { operands, block, arrays, geometry, .. } = self;
+        let sights = Sights::new(&block.document, rows.start, rows.len(), tile);
+        let (place, width, head_dim) = (self.place(rows), geometry.width, operands.head_dim);
+        // SAFETY: the arrays hold the tile and the block's rows; the rows are the document's.
+        unsafe {
+            let running = arrays.running.from(rows.start - block.begin);
+            let queries = Rows { words: arrays.q.add(place * CHUNK), capacity: operands.block_rows };
+            P::scores(queries, arrays.k, head_dim.div_ceil(geometry.per_word), &sights, arrays.scores, ahead);
+            softmax::advance::<P>(&operands.scoring, &sights, arrays.scores, running);
+            P::fold_keys(arrays.scores, &sights);
+
+            let (p, v, chunks) = (arrays.scores, arrays.v, width / CHUNK);
+            let sums = Sums { rows: arrays.out.add(place * width), width };
+            let before = Before { sums: sums.rows, width, factors: Some(running.shrink) };
+            if !last {
+                return P::add_keys(p, v, chunks, &sights, before, sums, ahead);
+            }
+            let inverse = self.finish::<P>(rows, running);
+            let places = block.document.places(rows.start).take(rows.len()).enumerate();
+            if head_dim == width {
+                let mut out = [arrays.staging.cast::<E>(); PANEL];
+                places.for_each(|(i, (row, head))| out[i] = operands.out.at(row, head));
+                let sink = Rounded::<P::A, E>::new(&out, &inverse);
+                return P::add_keys(p, v, chunks, &sights, before, sink, ahead);
+            }
+            P::add_keys(p, v, chunks, &sights, before, sums, ahead);
+            for (i, (row, head)) in places {
+                let sums = sums.rows.add(i * width);
+                pack::narrow::<P::S, P::A, E>(sums, inverse[i], head_dim, operands.out.at(row, head));
+            }
+        }
+    }
+
+    /// Writes a panel's `lse`; returns what its output must be multiplied by.
+    ///
+    /// # Safety
+    /// As [`run`]; `running` is past the panel's last tile.
+    #[inline(always)]
+    unsafe fn finish<P: Products>(&self, rows: &Range<usize>, running: Running) -> [f32; PANEL] {
+        let Self { operands, block, .. } = self;
+        let (mut lse, mut inverse) = ([0.0f32; PANEL], [0.0f32; PANEL]);
+        // SAFETY: the arrays hold the panel in whole vectors; the rows are the document's.
+        unsafe {
+            for lane in (0..rows.len()).step_by(<P::S as Simd>::LANES) {
+                let (max, sum) = (P::S::load(running.max.add(lane)), P::S::load(running.sum.add(lane)));
+                let natural = P::S::splat(operands.scoring.natural());
+                P::S::store(lse.as_mut_ptr().add(lane), P::S::fma(max, natural, simd::ln::<P::S>(sum)));
+                P::S::store(inverse.as_mut_ptr().add(lane), P::S::div(P::S::splat(1.0), sum));
+            }
+            for (lse, (row, head)) in lse[..rows.len()].iter().zip(block.document.places(rows.start)) {
+                *operands.lse.at(row, head) = *lse;
+            }
+        }
+        inverse
+    }
+}
+
+/// Part of a whole: from `.0` on, `.1` of `.2`.
+type Share = (usize, usize, usize);
+
+impl Block {
+    /// Asks for a panel's queries and the place of its output.
+    #[inline(always)]
+    fn ask_rows<E: Element>(&self, operands: &Operands<E>, rows: &Range<usize>, ahead: &mut Ahead) {
+        let places = self.document.places(rows.start);
+        ahead.add(operands.q.span(places, rows.len(), operands.head_dim));
+        ahead.add(operands.out.span(places, rows.len(), operands.head_dim));
+    }
+
+    /// Asks for a share of the keys and values of the tile at `tile`.
+    #[inline(always)]
+    fn ask_tile<E: Element>(
         &self,
         operands: &Operands<E>,
         tile: usize,
-        share: usize,
-        shares: usize,
+        (done, step, all): Share,
+        ahead: &mut Ahead,
     ) {
-        let segment = &self.document.segment;
-        let keys = KEYS.min(segment.k_len.saturating_sub(tile));
-        for key in share * keys / shares..(share + 1) * keys / shares {
-            let row = segment.k_begin + tile + key;
-            // SAFETY: the keys are the document's.
-            unsafe {
-                pack::prefetch(operands.k.at(row, self.kv_head), operands.head_dim);
-                pack::prefetch(operands.v.at(row, self.kv_head), operands.head_dim);
-            }
+        for view in [&operands.k, &operands.v] {
+            let Keys { first, keys, head, .. } = self.tile(view, tile, operands.head_dim);
+            let part = done * keys / all..(done + step).min(all) * keys / all;
+            let places = super::rows::Places::down(first + part.start, head);
+            ahead.add(view.span(places, part.len(), operands.head_dim));
         }
-    }
-
-    /// Asks for share `share` of `shares` of the block's rows and of its first tile.
-    ///
-    /// # Safety
-    /// The document and the head are inside the operands' views.
-    #[inline(always)]
-    unsafe fn prefetch_start<E: Element>(&self, operands: &Operands<E>, share: usize, shares: usize) {
-        let tile = self.document.keys(self.begin).start / KEYS * KEYS;
-        let rows = self.end - self.begin;
-        // SAFETY: the keys and the rows are the document's.
-        unsafe {
-            self.prefetch_tile(operands, tile, share, shares);
-            for row in share * rows / shares..(share + 1) * rows / shares {
-                let (row, head) = self.document.place(self.begin + row);
-                pack::prefetch(operands.q.at(row, head), operands.head_dim);
-                pack::prefetch(operands.out.at(row, head), operands.head_dim);
-            }
-        }
-    }
-}
-
-/// Packs the block's queries and empties its state.
-///
-/// # Safety
-/// As [`run`].
-#[inline(always)]
-unsafe fn start<S: Simd, A: Arithmetic<S>, E: Element>(
-    operands: &Operands<E>,
-    block: &Block,
-    geometry: &Geometry,
-    arrays: &Arrays,
-) {
-    let Geometry { panel: lanes, width, words, .. } = *geometry;
-    let mut panel = 0;
-    while let Some((first, rows)) = block.panel::<S>(panel) {
-        // SAFETY: the arrays hold the block's panels.
-        unsafe {
-            let (document, head_dim) = (&block.document, operands.head_dim);
-            let source = pack::Source { document, view: &operands.q, first, rows, head_dim };
-            pack::rows::<S, A, E>(source, lanes, words, arrays.rows);
-            pack::to_lanes::<S>(arrays.rows, words, arrays.q.add(panel * words * lanes));
-            for i in (0..width * lanes).step_by(S::LANES) {
-                S::store(arrays.out.add(panel * width * lanes + i), S::splat(0.0));
-            }
-            for half in 0..2 {
-                let at = panel * lanes + half * S::LANES;
-                S::store(arrays.max.add(at), S::splat(f32::NEG_INFINITY));
-                S::store(arrays.sum.add(at), S::splat(0.0));
-            }
-        }
-        panel += 1;
-    }
-}
-
-/// Takes every panel of the block past the tile of keys that begins at `tile`. Meanwhile the next tile
-/// arrives, or, where this is the last one, what the upcoming block starts with.
-///
-/// # Safety
-/// As [`run`]; `tile` is a multiple of [`KEYS`] below the document's keys.
-#[inline(always)]
-unsafe fn attend_tile<S: Simd, A: Arithmetic<S>, E: Element, const MR: usize>(
-    operands: &Operands<E>,
-    block: &Block,
-    upcoming: Option<&Block>,
-    geometry: &Geometry,
-    arrays: &Arrays,
-    tile: usize,
-) {
-    let segment = &block.document.segment;
-    let keys = KEYS.min(segment.k_len - tile);
-    let (first, head, head_dim) = (segment.k_begin + tile, block.kv_head, operands.head_dim);
-    // SAFETY: the keys are the document's; the arrays hold tiles and panels.
-    unsafe {
-        pack::tile::<S, A, E>(pack::Keys { view: &operands.k, first, keys, head, head_dim }, arrays.k);
-        let values = pack::Keys { view: &operands.v, first, keys, head, head_dim };
-        if A::PER_WORD == 1 {
-            pack::tile::<S, A, E>(values, arrays.v);
-        } else {
-            pack::pair_tile(values, arrays.v);
-        }
-        let panels = (block.end - block.begin).div_ceil(2 * S::LANES);
-        let mut panel = 0;
-        while let Some((first, rows)) = block.panel::<S>(panel) {
-            match upcoming {
-                Some(upcoming) => upcoming.prefetch_start(operands, panel, panels),
-                None => block.prefetch_tile(operands, tile + KEYS, panel, panels),
-            }
-            let sight = block.document.sight(first, first + rows);
-            let range = sight.within(tile, keys, MR);
-            if !range.is_empty() {
-                let hidden = !sight.covers(tile, &range);
-                let mask = hidden.then(|| LaneSight::<S>::new(&block.document, first, rows, tile));
-                attend_panel::<S, A, MR>(operands, geometry, arrays, panel, range, mask.as_ref());
-            }
-            panel += 1;
-        }
-    }
-}
-
-/// Takes a panel past the keys `range` of the packed tile.
-///
-/// # Safety
-/// As [`run`]; the tile is packed and `range` is inside it, its begin a multiple of `MR`.
-#[inline(always)]
-unsafe fn attend_panel<S: Simd, A: Arithmetic<S>, const MR: usize>(
-    operands: &Operands<impl Element>,
-    geometry: &Geometry,
-    arrays: &Arrays,
-    panel: usize,
-    range: core::ops::Range<usize>,
-    mask: Option<&LaneSight<S>>,
-) {
-    let Geometry { panel: lanes, width, words, per_word } = *geometry;
-    let used = operands.head_dim.div_ceil(per_word);
-    // SAFETY: MR divides KEYS and CHUNK, so groups of MR stay inside tile and panel.
-    unsafe {
-        let q = arrays.q.add(panel * words * lanes);
-        for key in range.clone().step_by(MR) {
-            let scores = arrays.scores.add(key * lanes);
-            gemm::scores::<S, A, MR>(arrays.k.add(key * CHUNK), KEYS * CHUNK, q, used, scores);
-        }
-
-        let mut factors = [S::splat(0.0); 2];
-        for (half, factor) in factors.iter_mut().enumerate() {
-            let (max, sum) = (
-                arrays.max.add(panel * lanes + half * S::LANES),
-                arrays.sum.add(panel * lanes + half * S::LANES),
-            );
-            let mut state = Running { max: S::load(max), sum: S::load(sum) };
-            *factor = advance::<S>(&operands.scoring, mask, arrays.scores, range.clone(), half, &mut state);
-            S::store(max, state.max);
-            S::store(sum, state.sum);
-        }
-
-        let p = arrays.scores.add(range.start * lanes);
-        let keys = range.len().next_multiple_of(per_word);
-        if per_word > 1 {
-            for i in (range.len() * lanes..keys * lanes).step_by(S::LANES) {
-                S::store(p.add(i), S::splat(0.0));
-            }
-            pack::fold_keys::<S, A>(p, keys, p);
-        }
-        for column in (0..width).step_by(MR) {
-            let chunk = arrays.v.add(column / CHUNK * CHUNK * (KEYS / per_word));
-            let v = chunk.add(range.start / per_word * CHUNK + column % CHUNK);
-            let out = arrays.out.add((panel * width + column) * lanes);
-            gemm::add_keys::<S, A, MR>(v, p, keys / per_word, factors, out);
-        }
-    }
-}
-
-/// Divides by the sums and writes `out` and `lse`.
-///
-/// # Safety
-/// As [`run`].
-#[inline(always)]
-unsafe fn finish<S: Simd, E: Element>(operands: &Operands<E>, block: &Block, arrays: &Arrays) {
-    let (lanes, width) = (2 * S::LANES, padded(operands.head_dim));
-    let mut panel = 0;
-    while let Some((first, rows)) = block.panel::<S>(panel) {
-        // SAFETY: the arrays hold the block's panels; the rows are the document's.
-        unsafe {
-            let out = arrays.out.add(panel * width * lanes);
-            for half in 0..2 {
-                let zero = S::splat(0.0);
-                let sum = S::load(arrays.sum.add(panel * lanes + half * S::LANES));
-                // A row that saw no key has sum 0 and output 0; NaN stays NaN.
-                let inverse = S::where_less(zero, sum, S::div(S::splat(1.0), sum), sum);
-                for column in 0..width {
-                    let place = out.add(column * lanes + half * S::LANES);
-                    S::store(place, S::add(S::mul(S::load(place), inverse), zero));
-                }
-            }
-            pack::from_lanes::<S>(out, width, arrays.rows);
-            pack::write_rows::<S, E>(
-                &block.document,
-                arrays.rows,
-                first,
-                rows,
-                operands.head_dim,
-                &operands.out,
-            );
-            for lane in 0..rows {
-                let (row, head) = block.document.place(first + lane);
-                let at = panel * lanes + lane;
-                *operands.lse.at(row, head) =
-                    *arrays.max.add(at) * operands.scoring.natural() + (*arrays.sum.add(at)).ln();
-            }
-        }
-        panel += 1;
     }
 }

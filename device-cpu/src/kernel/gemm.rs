@@ -1,179 +1,239 @@
-//! The three products, as register tiles: `MR` broadcast words by two vectors of lanes.
-//!
-//! Each accumulator is one chain of multiply-adds in the order that the loop says. Factors are words
-//! ([`Arithmetic`]), sums are f32.
+//! Register tiles: `MR` broadcast words by `NV` vectors, each accumulator one chain of multiply-adds.
 
-use super::{Arithmetic, CHUNK};
+use super::sink::Sink;
+use super::{Arithmetic, CHUNK, SCORES};
 use crate::simd::Simd;
 
-/// Keys that [`add_keys`] takes in one go.
+/// Steps that are unrolled: a trip count that the compiler knows.
 const UNROLL: usize = 4;
 
-/// `c[m][lane] = sum over k of a[m][k] * b[k][lane]`, k ascending: scores of `MR` keys with a panel.
-///
-/// `a` points to `MR` rows of a packed tile, whose chunks are `chunk_stride` apart; `b` is a panel
-/// `[words][2 * LANES]`; `c` is `[MR][2 * LANES]`.
+/// From one row of words to the next, and to the one before; from one row of scores to the one before.
+const STEP: isize = CHUNK as isize;
+const DOWN: isize = -STEP;
+const DOWN_SCORES: isize = -(SCORES as isize);
+
+/// Accumulators.
+type Tile<S, const MR: usize, const NV: usize> = [[<S as Simd>::V; NV]; MR];
+
+/// Where vector `n` of a row of words lies, chunks `slice` apart.
+#[inline(always)]
+const fn place<S: Simd>(n: usize, slice: usize) -> usize {
+    n * S::LANES / CHUNK * slice + n * S::LANES % CHUNK
+}
+
+/// `tile[m][n] += sum over k of a[m][k] * b[k][n]`, in the order of k: word `(m, k)` lies at
+/// `a + m * M + k * K`, chunk 0 of row `k` at `b + k * B`.
 ///
 /// # Safety
-/// As [`Simd`]; the pointers reach those elements, `c` to none of the others'.
+/// As [`Simd`]; the pointers reach those words.
 #[inline(always)]
-pub(crate) unsafe fn scores<S: Simd, A: Arithmetic<S>, const MR: usize>(
+unsafe fn multiply<
+    S: Simd,
+    A: Arithmetic<S>,
+    const MR: usize,
+    const NV: usize,
+    const M: usize,
+    const K: isize,
+    const B: isize,
+>(
+    tile: &mut Tile<S, MR, NV>,
     mut a: *const f32,
-    chunk_stride: usize,
     mut b: *const f32,
-    words: usize,
-    c: *mut f32,
+    slice: usize,
+    count: usize,
 ) {
-    // SAFETY: `k` runs over the words in steps of a chunk; the caller vouches for the pointers.
+    // SAFETY: k runs over `0..count`; the caller vouches for the words.
     unsafe {
-        let mut acc = [[S::splat(0.0); 2]; MR];
-        // Whole chunks have a trip count that the compiler knows, so it unrolls them.
-        for _ in 0..words / CHUNK {
-            for k in 0..CHUNK {
-                score_step::<S, A, MR>(a.add(k), b.add(k * 2 * S::LANES), &mut acc);
+        for _ in 0..count / UNROLL {
+            for _ in 0..UNROLL {
+                step::<S, A, MR, NV, M>(tile, a, b, slice);
+                a = a.wrapping_offset(K);
+                b = b.wrapping_offset(B);
             }
-            a = a.add(chunk_stride);
-            b = b.add(CHUNK * 2 * S::LANES);
         }
-        for k in 0..words % CHUNK {
-            score_step::<S, A, MR>(a.add(k), b.add(k * 2 * S::LANES), &mut acc);
-        }
-        for (m, acc) in acc.iter().enumerate() {
-            S::store(c.add(m * 2 * S::LANES), acc[0]);
-            S::store(c.add((m * 2 + 1) * S::LANES), acc[1]);
+        for _ in 0..count % UNROLL {
+            step::<S, A, MR, NV, M>(tile, a, b, slice);
+            a = a.wrapping_offset(K);
+            b = b.wrapping_offset(B);
         }
     }
 }
 
-/// One k of [`scores`].
+/// One k of [`multiply`].
+///
+/// # Safety
+/// As [`multiply`].
+#[inline(always)]
+unsafe fn step<S: Simd, A: Arithmetic<S>, const MR: usize, const NV: usize, const M: usize>(
+    tile: &mut Tile<S, MR, NV>,
+    a: *const f32,
+    b: *const f32,
+    slice: usize,
+) {
+    // SAFETY: the caller vouches for the words.
+    unsafe {
+        let mut row = [S::splat(0.0); NV];
+        for (n, row) in row.iter_mut().enumerate() {
+            *row = S::load(b.add(place::<S>(n, slice)));
+        }
+        for (m, tile) in tile.iter_mut().enumerate() {
+            let x = S::splat(*a.add(m * M));
+            for (sum, row) in tile.iter_mut().zip(row) {
+                *sum = A::multiply_add(x, row, *sum);
+            }
+        }
+    }
+}
+
+/// Operands of a tile of scores: its first row and the first chunk of its keys, as
+/// [`Products::scores`](super::products::Products::scores) takes them.
+#[derive(Clone, Copy)]
+pub(crate) struct Scores {
+    pub(super) rows: *const f32,
+    /// Words from one chunk of head_dim to the next.
+    pub(super) row_slice: usize,
+    pub(super) keys: *const f32,
+    /// Words from one chunk of keys to the next.
+    pub(super) key_slice: usize,
+    pub(super) words: usize,
+    pub(super) to: *mut f32,
+}
+
+/// A tile of scores.
+///
+/// # Safety
+/// As [`Simd`]; the pointers reach the tile's operands.
+#[inline(always)]
+pub(super) unsafe fn scores<S: Simd, A: Arithmetic<S>, const MR: usize, const NV: usize>(operands: Scores) {
+    let Scores { mut rows, row_slice, mut keys, key_slice, words, to } = operands;
+    // SAFETY: the loop runs over the words, a chunk at a time; the caller vouches for the pointers.
+    unsafe {
+        let mut tile = [[S::splat(0.0); NV]; MR];
+        for _ in 0..words / CHUNK {
+            multiply::<S, A, MR, NV, CHUNK, 1, STEP>(&mut tile, rows, keys, key_slice, CHUNK);
+            rows = rows.add(row_slice);
+            keys = keys.add(CHUNK * CHUNK);
+        }
+        if !words.is_multiple_of(CHUNK) {
+            multiply::<S, A, MR, NV, CHUNK, 1, STEP>(&mut tile, rows, keys, key_slice, words % CHUNK);
+        }
+        for (m, sums) in tile.iter().enumerate() {
+            for (n, sum) in sums.iter().enumerate() {
+                S::store(to.add(m * SCORES + n * S::LANES), *sum);
+            }
+        }
+    }
+}
+
+/// Operands of a tile of outputs: scores from its first row and key on, keys from its first chunk and
+/// word of keys on.
+#[derive(Clone, Copy)]
+pub(crate) struct Outputs {
+    pub(super) scores: *const f32,
+    pub(super) keys: *const f32,
+    /// Words from one chunk of head_dim to the next.
+    pub(super) slice: usize,
+    /// Words of keys.
+    pub(super) count: usize,
+    /// What to start from: sums of earlier keys, from the tile's first row and column on.
+    pub(super) before: Option<Before>,
+    /// The tile's first row and column, in elements of head_dim.
+    pub(super) row: usize,
+    pub(super) column: usize,
+}
+
+/// Sums of earlier keys, `[row][width]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Before {
+    pub(crate) sums: *const f32,
+    pub(crate) width: usize,
+    /// A factor for each row, else 1.
+    pub(crate) factors: Option<*const f32>,
+}
+
+impl Before {
+    /// From a row and a column on.
+    ///
+    /// # Safety
+    /// They are inside.
+    #[inline(always)]
+    pub(super) unsafe fn from(&self, row: usize, column: usize) -> Self {
+        let Self { sums, width, factors } = *self;
+        // SAFETY: the caller vouches for row and column.
+        unsafe {
+            let factors = factors.map(|factors| factors.add(row));
+            Self { sums: sums.add(row * width + column), width, factors }
+        }
+    }
+}
+
+/// A tile of outputs, or of dq.
+///
+/// # Safety
+/// As [`scores`]; the sink has the tile's rows and columns.
+#[inline(always)]
+pub(super) unsafe fn outputs<S: Simd, A: Arithmetic<S>, K: Sink<S>, const MR: usize, const NV: usize>(
+    operands: Outputs,
+    sink: K,
+) {
+    let Outputs { scores, keys, slice, count, before, row, column } = operands;
+    // SAFETY: the caller vouches for the pointers.
+    unsafe {
+        let mut tile = [[S::splat(0.0); NV]; MR];
+        if let Some(Before { sums: before, width, factors }) = before {
+            for (m, sums) in tile.iter_mut().enumerate() {
+                let factor = S::splat(factors.map_or(1.0, |factors| *factors.add(m)));
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::mul(S::load(before.add(m * width + n * S::LANES)), factor);
+                }
+            }
+        }
+        multiply::<S, A, MR, NV, SCORES, 1, STEP>(&mut tile, scores, keys, slice, count);
+        for (m, sums) in tile.iter().enumerate() {
+            for (n, sum) in sums.iter().enumerate() {
+                sink.put(row + m, column + n * S::LANES, *sum);
+            }
+        }
+    }
+}
+
+/// Operands of a tile of gradients of keys or values: scores from its first key on, rows from its first
+/// chunk on.
+#[derive(Clone, Copy)]
+pub(crate) struct Gradients {
+    pub(super) scores: *const f32,
+    pub(super) rows: *const f32,
+    /// Words from one chunk of head_dim to the next.
+    pub(super) slice: usize,
+    /// Words of rows: from `first` to before `behind`.
+    pub(super) first: usize,
+    pub(super) behind: usize,
+    pub(super) to: *mut f32,
+    pub(super) width: usize,
+}
+
+/// A tile of gradients.
 ///
 /// # Safety
 /// As [`scores`].
 #[inline(always)]
-unsafe fn score_step<S: Simd, A: Arithmetic<S>, const MR: usize>(
-    a: *const f32,
-    b: *const f32,
-    acc: &mut [[S::V; 2]; MR],
+pub(super) unsafe fn gradients<S: Simd, A: Arithmetic<S>, const MR: usize, const NV: usize>(
+    operands: Gradients,
 ) {
+    let Gradients { scores, rows, slice, first, behind, to, width } = operands;
     // SAFETY: the caller vouches for the pointers.
     unsafe {
-        let (b0, b1) = (S::load(b), S::load(b.add(S::LANES)));
-        for (m, acc) in acc.iter_mut().enumerate() {
-            let x = S::splat(*a.add(m * CHUNK));
-            acc[0] = A::multiply_add(x, b0, acc[0]);
-            acc[1] = A::multiply_add(x, b1, acc[1]);
-        }
-    }
-}
-
-/// `c[m][lane] = c[m][lane] * factor[lane] + sum over keys of a[key][m] * p[key][lane]`, keys
-/// ascending, a word of them at a time: `MR` elements of head_dim of a panel's output or dq.
-///
-/// `a` points to `MR` words of the first keys in a packed tile; `p` is `[keys][2 * LANES]`; `c` is
-/// `[MR][2 * LANES]`; `factor` is two vectors; `keys` counts words of keys.
-///
-/// # Safety
-/// As [`Simd`]; the pointers reach those elements, `c` to none of the others'.
-#[inline(always)]
-pub(crate) unsafe fn add_keys<S: Simd, A: Arithmetic<S>, const MR: usize>(
-    mut a: *const f32,
-    mut p: *const f32,
-    keys: usize,
-    factor: [S::V; 2],
-    c: *mut f32,
-) {
-    // SAFETY: the caller vouches for the pointers.
-    unsafe {
-        let mut acc = [[S::splat(0.0); 2]; MR];
-        for (m, acc) in acc.iter_mut().enumerate() {
-            acc[0] = S::mul(S::load(c.add(m * 2 * S::LANES)), factor[0]);
-            acc[1] = S::mul(S::load(c.add((m * 2 + 1) * S::LANES)), factor[1]);
-        }
-        // Groups have a trip count that the compiler knows, so it unrolls them.
-        for _ in 0..keys / UNROLL {
-            for key in 0..UNROLL {
-                key_step::<S, A, MR>(a.add(key * CHUNK), p.add(key * 2 * S::LANES), &mut acc);
-            }
-            a = a.add(UNROLL * CHUNK);
-            p = p.add(UNROLL * 2 * S::LANES);
-        }
-        for key in 0..keys % UNROLL {
-            key_step::<S, A, MR>(a.add(key * CHUNK), p.add(key * 2 * S::LANES), &mut acc);
-        }
-        for (m, acc) in acc.iter().enumerate() {
-            S::store(c.add(m * 2 * S::LANES), acc[0]);
-            S::store(c.add((m * 2 + 1) * S::LANES), acc[1]);
-        }
-    }
-}
-
-/// One key of [`add_keys`].
-///
-/// # Safety
-/// As [`add_keys`].
-#[inline(always)]
-unsafe fn key_step<S: Simd, A: Arithmetic<S>, const MR: usize>(
-    a: *const f32,
-    p: *const f32,
-    acc: &mut [[S::V; 2]; MR],
-) {
-    // SAFETY: the caller vouches for the pointers.
-    unsafe {
-        let (p0, p1) = (S::load(p), S::load(p.add(S::LANES)));
-        for (m, acc) in acc.iter_mut().enumerate() {
-            let x = S::splat(*a.add(m));
-            acc[0] = A::multiply_add(x, p0, acc[0]);
-            acc[1] = A::multiply_add(x, p1, acc[1]);
-        }
-    }
-}
-
-/// `c[key][column] += sum over rows of p[row of the panel][key] * b[row][column]`, panels and rows
-/// descending, a word of rows at a time: `NR` vectors of `MR` keys' dk or dv.
-///
-/// `p` points to the first of the `MR` keys in the first panel's `[key][words of rows]`, panels
-/// `panel_stride` apart; `b` to the columns of the first panel's first word of rows, words of rows
-/// `width` apart; `c` to those of the first key, keys `width` apart.
-///
-/// # Safety
-/// As [`Simd`]; the pointers reach those elements, `c` to none of the others'.
-#[inline(always)]
-pub(crate) unsafe fn add_rows<S: Simd, A: Arithmetic<S>, const MR: usize, const NR: usize>(
-    p: *const f32,
-    panel_stride: usize,
-    panels: usize,
-    b: *const f32,
-    c: *mut f32,
-    width: usize,
-) {
-    let words = 2 * S::LANES / A::PER_WORD;
-    // SAFETY: the caller vouches for the pointers.
-    unsafe {
-        let mut acc = [[S::splat(0.0); NR]; MR];
-        for (m, acc) in acc.iter_mut().enumerate() {
-            for (n, acc) in acc.iter_mut().enumerate() {
-                *acc = S::load(c.add(m * width + n * S::LANES));
+        let mut tile = [[S::splat(0.0); NV]; MR];
+        for (m, sums) in tile.iter_mut().enumerate() {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = S::load(to.add(m * width + n * S::LANES));
             }
         }
-        for panel in (0..panels).rev() {
-            let p = p.add(panel * panel_stride);
-            for word in (0..words).rev() {
-                let b = b.add((panel * words + word) * width);
-                let mut row = [S::splat(0.0); NR];
-                for (n, row) in row.iter_mut().enumerate() {
-                    *row = S::load(b.add(n * S::LANES));
-                }
-                for (m, acc) in acc.iter_mut().enumerate() {
-                    let x = S::splat(*p.add(m * words + word));
-                    for (acc, row) in acc.iter_mut().zip(row) {
-                        *acc = A::multiply_add(x, row, *acc);
-                    }
-                }
-            }
-        }
-        for (m, acc) in acc.iter().enumerate() {
-            for (n, acc) in acc.iter().enumerate() {
-                S::store(c.add(m * width + n * S::LANES), *acc);
+        let (scores, rows) = (scores.add((behind - 1) * SCORES), rows.add((behind - 1) * CHUNK));
+        multiply::<S, A, MR, NV, 1, DOWN_SCORES, DOWN>(&mut tile, scores, rows, slice, behind - first);
+        for (m, sums) in tile.iter().enumerate() {
+            for (n, sum) in sums.iter().enumerate() {
+                S::store(to.add(m * width + n * S::LANES), *sum);
             }
         }
     }

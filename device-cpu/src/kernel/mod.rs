@@ -1,16 +1,15 @@
-//! The attention algorithm, once, over [`Simd`](crate::simd::Simd).
+//! The attention algorithm, once, over [`Simd`](crate::simd::Simd) and [`Products`].
 //!
 //! # Shape of the work
 //!
 //! A *row* is a (token, query head) pair of one K/V head's group, numbered `token * group + head`
-//! within a document: the heads of a group lie side by side and share every loaded key. A *panel* is
-//! `2 * LANES` rows, one row in each lane of two vectors. Scores are held transposed, `[key][lane]`,
-//! so a row's softmax runs down a lane and no lane ever reads its neighbour: what a row computes
-//! cannot depend on which rows share its panel (I1).
+//! within a document: the heads of a group lie side by side and share every loaded key. Keys are read
+//! in *tiles* of [`KEYS`], counted from the document's begin. Scores lie by rows, a key in each lane, so
+//! only keys are ever transposed, and rows come and go as the caller holds them; what a row computes
+//! takes nothing from the rows beside it (I1).
 //!
-//! Keys are read in *tiles* of [`KEYS`], counted from the document's begin. Operands of products are
-//! packed into 32-bit *words*: an f32, or two neighbouring bf16 for instructions that multiply pairs
-//! ([`Arithmetic`]). A packed tile is `[words / 16][KEYS][16]`.
+//! Operands of products are packed into 32-bit *words*: an f32, or two neighbouring bf16 for
+//! instructions that multiply pairs ([`Arithmetic`]); words into *chunks* of [`CHUNK`].
 //!
 //! # Order of sums
 //!
@@ -20,37 +19,58 @@
 //! into steps shows in the bits, but for one thing: where rows are multiplied in pairs, a cut must not
 //! part a pair. Where a sum's sign of zero could depend on a cut, adding +0 settles it.
 
+mod ahead;
 mod arithmetic;
 pub(crate) mod backward;
+mod fold;
 pub(crate) mod forward;
 mod gemm;
+mod gradient;
+mod lanes;
 mod pack;
+pub(crate) mod products;
 pub(crate) mod rows;
-pub(crate) mod softmax;
+pub(crate) mod scoring;
+mod sights;
+mod sink;
+mod softmax;
 
+pub(crate) use ahead::Span;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use arithmetic::Bf16Pairs;
 pub(crate) use arithmetic::{Arithmetic, Singles};
+pub(crate) use rows::Places;
 
 /// Keys of a tile.
 pub(crate) const KEYS: usize = 128;
 
-/// Words that lie side by side in a packed tile; widths are padded to a multiple.
+/// Words that lie side by side in packed operands; widths are padded to a multiple.
 pub(crate) const CHUNK: usize = 16;
 
-/// Panels of a block of rows in the backward pass.
-const ROW_PANELS: usize = 2;
+/// From a row of scores to the next: a tile's keys, and a chunk more, so that a column of scores does
+/// not fall into a few sets of the cache.
+const SCORES: usize = KEYS + CHUNK;
+
+/// Rows of a panel: what a tile meets at a time in the forward pass.
+pub(crate) const PANEL: usize = 32;
+
+/// Rows of a block in the backward pass.
+pub(crate) const ROWS: usize = 64;
+
+/// From a chunk of `rows` packed rows of words to the next: a row more than there are, so that the chunks
+/// of a row do not fall into one set of the cache.
+pub(crate) const fn slice(rows: usize) -> usize {
+    (rows + 1) * CHUNK
+}
 
 /// head_dim with its padding.
 pub(crate) const fn padded(head_dim: usize) -> usize {
     head_dim.next_multiple_of(CHUNK)
 }
 
-/// Sizes of the kernels' arrays, for an instruction set, an element type and a head_dim.
+/// Sizes of the kernels' arrays, for an element type and a head_dim.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Geometry {
-    /// Rows of a panel: two vectors' lanes.
-    pub(crate) panel: usize,
     /// head_dim, padded.
     pub(crate) width: usize,
     /// Words of a row's head_dim, padded.
@@ -60,12 +80,17 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
-    pub(crate) const fn new(panel: usize, per_word: usize, head_dim: usize) -> Self {
-        Self { panel, width: padded(head_dim), words: padded(head_dim.div_ceil(per_word)), per_word }
+    pub(crate) const fn new(per_word: usize, head_dim: usize) -> Self {
+        Self { width: padded(head_dim), words: padded(head_dim.div_ceil(per_word)), per_word }
     }
 
-    /// Rows of a block in the backward pass.
-    pub(crate) const fn row_block(&self) -> usize {
-        ROW_PANELS * self.panel
+    /// Words of a packed tile of transposed keys.
+    pub(crate) const fn transposed_tile(&self) -> usize {
+        KEYS / CHUNK * slice(self.words)
+    }
+
+    /// Words of a tile that is packed by words of keys.
+    pub(crate) const fn tile_by_keys(&self) -> usize {
+        self.width / CHUNK * slice(KEYS / self.per_word)
     }
 }

@@ -1,9 +1,13 @@
 //! Between the caller's strided elements and the kernels' dense words and f32.
+//!
+//! Operands of products are packed in chunks of [`CHUNK`] words. *By words of head_dim*, a row's
+//! elements follow each other; *by words of rows*, a word holds an element of each of `PER_WORD`
+//! neighbouring rows. Where a word holds one element, the two are the same.
 
-use super::rows::DocumentRows;
-use super::{Arithmetic, CHUNK, KEYS, padded};
-use crate::simd::{self, Simd};
-use crate::strided::{StridedMut, StridedRef};
+use super::rows::Places;
+use super::{Arithmetic, CHUNK, KEYS, slice};
+use crate::simd::Simd;
+use crate::strided::StridedRef;
 use microseq_core::{DType, Element};
 
 /// Reads a vector of elements.
@@ -11,7 +15,7 @@ use microseq_core::{DType, Element};
 /// # Safety
 /// As [`Simd`]; `from` reaches `LANES` elements.
 #[inline(always)]
-unsafe fn load<S: Simd, E: Element>(from: *const E) -> S::V {
+pub(crate) unsafe fn load<S: Simd, E: Element>(from: *const E) -> S::V {
     // SAFETY: `E` is the type that `DTYPE` names: the set of elements is closed.
     unsafe {
         match E::DTYPE {
@@ -27,13 +31,13 @@ unsafe fn load<S: Simd, E: Element>(from: *const E) -> S::V {
 /// # Safety
 /// As [`Simd`]; `to` reaches `LANES` elements.
 #[inline(always)]
-unsafe fn store<S: Simd, E: Element>(to: *mut E, v: S::V) {
+unsafe fn store<S: Simd, A: Arithmetic<S>, E: Element>(to: *mut E, v: S::V) {
     // SAFETY: `E` is the type that `DTYPE` names: the set of elements is closed.
     unsafe {
         match E::DTYPE {
             DType::F32 => S::store(to.cast(), v),
             DType::F16 => S::store_f16(to.cast(), v),
-            DType::Bf16 => S::store_bf16(to.cast(), v),
+            DType::Bf16 => A::store_bf16(to.cast(), v),
         }
     }
 }
@@ -59,186 +63,203 @@ pub(crate) unsafe fn widen<S: Simd, E: Element>(from: *const E, n: usize, to: *m
     }
 }
 
-/// Rounds `n` values to elements.
+/// Rounds a vector times `factor` to elements. Adding 0 settles the sign of a zero, which could depend on
+/// how many masked terms were added.
+///
+/// # Safety
+/// As [`Simd`]; `to` reaches `LANES` elements.
+#[inline(always)]
+pub(crate) unsafe fn round<S: Simd, A: Arithmetic<S>, E: Element>(v: S::V, factor: f32, to: *mut E) {
+    // SAFETY: the caller vouches for the elements.
+    unsafe { store::<S, A, E>(to, S::add(S::mul(v, S::splat(factor)), S::splat(0.0))) }
+}
+
+/// Rounds `n` values times `factor` to elements, as [`round`] does.
 ///
 /// # Safety
 /// As [`Simd`]; `from` and `to` reach `n` elements.
 #[inline(always)]
-pub(crate) unsafe fn narrow<S: Simd, E: Element>(from: *const f32, n: usize, to: *mut E) {
+pub(crate) unsafe fn narrow<S: Simd, A: Arithmetic<S>, E: Element>(
+    from: *const f32,
+    factor: f32,
+    n: usize,
+    to: *mut E,
+) {
     let whole = n / S::LANES * S::LANES;
     // SAFETY: offsets stay below `n`.
     unsafe {
         for i in (0..whole).step_by(S::LANES) {
-            store::<S, E>(to.add(i), S::load(from.add(i)));
+            round::<S, A, E>(S::load(from.add(i)), factor, to.add(i));
         }
         for i in whole..n {
-            *to.add(i) = E::from_f32(*from.add(i));
+            *to.add(i) = E::from_f32(*from.add(i) * factor + 0.0);
         }
     }
 }
 
-/// Makes words of `n` elements and pads them with zeros to `words`.
+/// Packs a row by words of head_dim: `n` elements in chunks `stride` apart, and zeros behind.
 ///
 /// # Safety
-/// As [`Simd`]; `from` reaches `n` elements, `to` `words` words, a multiple of `LANES`, which hold at
-/// least `n` elements. For words of two elements, these are bf16.
+/// As [`Simd`]; `from` reaches `n` elements, `to` the chunks. For words of two elements, these are bf16.
 #[inline(always)]
-unsafe fn words<S: Simd, A: Arithmetic<S>, E: Element>(from: *const E, n: usize, to: *mut f32, words: usize) {
+unsafe fn row<S: Simd, A: Arithmetic<S>, E: Element>(
+    mut from: *const E,
+    n: usize,
+    mut to: *mut f32,
+    stride: usize,
+) {
+    let step = CHUNK * A::PER_WORD;
+    // SAFETY: the caller vouches for the pointers.
+    unsafe {
+        for _ in 0..n / step {
+            for i in (0..CHUNK).step_by(S::LANES) {
+                let words = if A::PER_WORD == 1 {
+                    load::<S, E>(from.add(i))
+                } else {
+                    S::load(from.cast::<f32>().add(i))
+                };
+                S::store(to.add(i), words);
+            }
+            (from, to) = (from.wrapping_add(step), to.wrapping_add(stride));
+        }
+        if !n.is_multiple_of(step) {
+            chunk::<S, A, E>(from, n % step, to);
+        }
+    }
+}
+
+/// Packs a chunk of words of `n` elements, fewer than it holds, and zeros behind.
+///
+/// # Safety
+/// As [`row`].
+#[inline(always)]
+unsafe fn chunk<S: Simd, A: Arithmetic<S>, E: Element>(from: *const E, n: usize, to: *mut f32) {
     // SAFETY: the caller vouches for the pointers; a word has room for two elements of 16 bits.
     unsafe {
         if A::PER_WORD == 1 {
-            return widen::<S, E>(from, n, to, words);
+            return widen::<S, E>(from, n, to, CHUNK);
         }
         let to = to.cast::<u16>();
         core::ptr::copy_nonoverlapping(from.cast::<u16>(), to, n);
-        for i in n..2 * words {
+        for i in n..2 * CHUNK {
             *to.add(i) = 0;
         }
     }
 }
 
-/// Makes words of pairs, an element of `first` and one of `second` each, of `n` elements; the rest up
-/// to `width` becomes zeros. Without a `second`, its elements count as 0.
+/// Packs two rows by words of rows: `n` elements of `first` and of `second` in chunks `stride` apart, and
+/// zeros behind. Without a `second`, its elements count as 0.
 ///
 /// # Safety
-/// `first` and `second` reach `n` elements of 16 bits, `to` `width` words, at least `n`.
+/// As [`Simd`]; `first` and `second` reach `n` elements of 16 bits, `to` the chunks.
 #[inline(always)]
-unsafe fn pairs<E: Element>(first: *const E, second: Option<*const E>, n: usize, to: *mut f32, width: usize) {
-    let (first, to) = (first.cast::<u16>(), to.cast::<u32>());
+unsafe fn row_pair<S: Simd, A: Arithmetic<S>, E: Element>(
+    first: *const E,
+    second: Option<*const E>,
+    n: usize,
+    to: *mut f32,
+    stride: usize,
+) {
+    let (first, second) = (first.cast::<u16>(), second.map(|second| second.cast::<u16>()));
+    let mut done = 0;
     // SAFETY: the caller vouches for the pointers.
     unsafe {
-        match second.map(|second| second.cast::<u16>()) {
-            Some(second) => {
-                for i in 0..n {
-                    *to.add(i) = u32::from(*first.add(i)) | u32::from(*second.add(i)) << 16;
+        if let Some(second) = second {
+            for index in 0..n / CHUNK {
+                for i in (0..CHUNK).step_by(S::LANES) {
+                    let words = A::weave(first.add(done + i), second.add(done + i));
+                    S::store(to.add(index * stride + i), words);
                 }
-            }
-            None => {
-                for i in 0..n {
-                    *to.add(i) = u32::from(*first.add(i));
-                }
+                done += CHUNK;
             }
         }
-        for i in n..width {
-            *to.add(i) = 0;
+        for i in done..n.next_multiple_of(CHUNK) {
+            let element = |of: *const u16| if i < n { u32::from(*of.add(i)) } else { 0 };
+            let word = element(first) | second.map_or(0, element) << 16;
+            *to.cast::<u32>().add(i / CHUNK * stride + i % CHUNK) = word;
         }
     }
 }
 
-/// Some rows of a document in one of its views of queries.
+/// Rows of one of a document's views, from `first` on.
 #[derive(Clone, Copy)]
 pub(crate) struct Source<'a, E> {
-    pub(crate) document: &'a DocumentRows,
     pub(crate) view: &'a StridedRef<E>,
-    pub(crate) first: usize,
+    pub(crate) first: Places,
     pub(crate) rows: usize,
     pub(crate) head_dim: usize,
 }
 
 impl<E: Element> Source<'_, E> {
-    /// The elements of row `row` of these.
+    /// The first element of each row.
     ///
     /// # Safety
-    /// The rows are in the document, and the document in the view.
+    /// The rows are in the view.
     #[inline(always)]
-    unsafe fn at(&self, row: usize) -> *const E {
-        let (row, head) = self.document.place(self.first + row);
-        // SAFETY: the caller vouches for the row.
-        unsafe { self.view.at(row, head) }
-    }
-}
-
-/// Packs rows to `[count][width]` words along head_dim; rows behind the last become zeros.
-///
-/// # Safety
-/// As [`Simd`]; the rows are in the document, the document in the view; `to` reaches `count` rows.
-#[inline(always)]
-pub(crate) unsafe fn rows<S: Simd, A: Arithmetic<S>, E: Element>(
-    source: Source<'_, E>,
-    count: usize,
-    width: usize,
-    to: *mut f32,
-) {
-    // SAFETY: the caller vouches for the rows.
-    unsafe {
-        for i in 0..source.rows {
-            words::<S, A, E>(source.at(i), source.head_dim, to.add(i * width), width);
-        }
-        for i in source.rows * width..count * width {
-            *to.add(i) = 0.0;
-        }
-    }
-}
-
-/// Packs rows to `[count / 2][width]` words of two rows each; rows behind the last become zeros.
-///
-/// # Safety
-/// As [`rows`], for elements of 16 bits; `to` reaches `count / 2` rows of words.
-#[inline(always)]
-pub(crate) unsafe fn row_pairs<E: Element>(source: Source<'_, E>, count: usize, width: usize, to: *mut f32) {
-    // SAFETY: the caller vouches for the rows.
-    unsafe {
-        for i in (0..source.rows).step_by(2) {
-            let second = (i + 1 < source.rows).then(|| source.at(i + 1));
-            pairs(source.at(i), second, source.head_dim, to.add(i / 2 * width), width);
-        }
-        for i in source.rows.div_ceil(2) * width..count / 2 * width {
-            *to.add(i) = 0.0;
-        }
-    }
-}
-
-/// Rounds rows `[rows][padded head_dim]` into a document, from row `first` on.
-///
-/// # Safety
-/// As [`Simd`]; the rows are the document's, `to` is a view of its query rows, which no other thread
-/// touches, and `from` reaches `rows` rows.
-#[inline(always)]
-pub(crate) unsafe fn write_rows<S: Simd, E: Element>(
-    document: &DocumentRows,
-    from: *const f32,
-    first: usize,
-    rows: usize,
-    head_dim: usize,
-    to: &StridedMut<E>,
-) {
-    let width = padded(head_dim);
-    for i in 0..rows {
-        let (row, head) = document.place(first + i);
+    unsafe fn each(&self) -> impl Iterator<Item = *const E> {
         // SAFETY: the caller vouches for the rows.
-        unsafe { narrow::<S, E>(from.add(i * width), head_dim, to.at(row, head)) }
+        self.first.take(self.rows).map(|(row, head)| unsafe { self.view.at(row, head) })
     }
-}
 
-/// Transposes a panel, `[2 * LANES][width]` to `[width][2 * LANES]`; `width` a multiple of 16.
-///
-/// # Safety
-/// As [`Simd`]; both pointers reach a panel.
-#[inline(always)]
-pub(crate) unsafe fn to_lanes<S: Simd>(from: *const f32, width: usize, to: *mut f32) {
-    for half in 0..2 {
-        for column in (0..width).step_by(S::LANES) {
-            // SAFETY: blocks of LANES rows and LANES columns tile the panel.
-            unsafe {
-                let block = from.add(half * S::LANES * width + column);
-                S::transpose(block, width, to.add(column * 2 * S::LANES + half * S::LANES), 2 * S::LANES);
+    /// Packs the rows by words of head_dim, `[words / 16][capacity][16]`.
+    ///
+    /// # Safety
+    /// As [`Simd`]; the rows are in the view, no more than `capacity`, and `to` reaches that many.
+    #[inline(always)]
+    pub(crate) unsafe fn pack<S: Simd, A: Arithmetic<S>>(&self, capacity: usize, to: *mut f32) {
+        // SAFETY: the caller vouches for the rows.
+        unsafe {
+            for (index, from) in self.each().enumerate() {
+                row::<S, A, E>(from, self.head_dim, to.add(index * CHUNK), slice(capacity));
             }
         }
     }
-}
 
-/// Transposes back, `[width][2 * LANES]` to `[2 * LANES][width]`.
-///
-/// # Safety
-/// As [`Simd`]; both pointers reach a panel.
-#[inline(always)]
-pub(crate) unsafe fn from_lanes<S: Simd>(from: *const f32, width: usize, to: *mut f32) {
-    for half in 0..2 {
-        for column in (0..width).step_by(S::LANES) {
-            // SAFETY: blocks of LANES rows and LANES columns tile the panel.
-            unsafe {
-                let block = from.add(column * 2 * S::LANES + half * S::LANES);
-                S::transpose(block, 2 * S::LANES, to.add(half * S::LANES * width + column), width);
+    /// Packs the rows by words of rows, `[padded head_dim / 16][capacity / PER_WORD][16]`, and zeros
+    /// behind up to a multiple of `pad` rows, at least a word.
+    ///
+    /// # Safety
+    /// As [`pack`](Self::pack); `capacity` is a multiple of `pad`.
+    #[inline(always)]
+    pub(crate) unsafe fn pack_by_rows<S: Simd, A: Arithmetic<S>>(
+        &self,
+        capacity: usize,
+        pad: usize,
+        to: *mut f32,
+    ) {
+        let capacity = capacity / A::PER_WORD;
+        // SAFETY: the caller vouches for the rows.
+        unsafe {
+            if A::PER_WORD == 1 {
+                self.pack::<S, A>(capacity, to);
+            } else {
+                self.pack_pairs::<S, A>(capacity, to);
+            }
+            let (used, padded) =
+                (self.rows.div_ceil(A::PER_WORD), self.rows.next_multiple_of(pad) / A::PER_WORD);
+            for chunk in 0..self.head_dim.div_ceil(CHUNK) {
+                for i in used * CHUNK..padded * CHUNK {
+                    *to.add(chunk * slice(capacity) + i) = 0.0;
+                }
+            }
+        }
+    }
+
+    /// Packs the rows by words of pairs of rows, `[padded head_dim / 16][capacity][16]`. The partner of a
+    /// last row without one counts as 0.
+    ///
+    /// # Safety
+    /// As [`pack`](Self::pack), for elements of 16 bits; `capacity` counts words.
+    #[inline(always)]
+    unsafe fn pack_pairs<S: Simd, A: Arithmetic<S>>(&self, capacity: usize, to: *mut f32) {
+        // SAFETY: the caller vouches for the rows.
+        unsafe {
+            let mut rows = self.each();
+            let mut pair = 0;
+            while let Some(first) = rows.next() {
+                let to = to.add(pair * CHUNK);
+                row_pair::<S, A, E>(first, rows.next(), self.head_dim, to, slice(capacity));
+                pair += 1;
             }
         }
     }
@@ -254,87 +275,87 @@ pub(crate) struct Keys<'a, E> {
     pub(crate) head_dim: usize,
 }
 
-/// Packs keys into a tile of words along head_dim, `[words / 16][KEYS][16]`. The rest of the tile is
-/// left as it was.
-///
-/// # Safety
-/// As [`Simd`]; the rows and the head are in the view, and `to` reaches a tile.
-#[inline(always)]
-pub(crate) unsafe fn tile<S: Simd, A: Arithmetic<S>, E: Element>(from: Keys<'_, E>, to: *mut f32) {
-    let step = CHUNK * A::PER_WORD;
-    // Chunk by chunk, so that the tile is written from its begin to its end.
-    for (chunk, column) in (0..from.head_dim).step_by(step).enumerate() {
-        let n = (from.head_dim - column).min(step);
-        for key in 0..from.keys {
-            // SAFETY: the caller vouches for the rows; chunk and key stay inside the tile.
-            unsafe {
-                let row = from.view.at(from.first + key, from.head).add(column);
-                words::<S, A, E>(row, n, to.add((chunk * KEYS + key) * CHUNK), CHUNK);
-            }
-        }
+impl<E: Element> Keys<'_, E> {
+    /// The keys as rows.
+    #[inline(always)]
+    pub(crate) fn rows(&self) -> Source<'_, E> {
+        let first = Places::down(self.first, self.head);
+        Source { view: self.view, first, rows: self.keys, head_dim: self.head_dim }
     }
-}
 
-/// Packs keys into a tile of words of two keys each, `[padded head_dim / 16][KEYS / 2][16]`.
-///
-/// # Safety
-/// As [`tile`], for elements of 16 bits.
-#[inline(always)]
-pub(crate) unsafe fn pair_tile<E: Element>(from: Keys<'_, E>, to: *mut f32) {
-    for (chunk, column) in (0..from.head_dim).step_by(CHUNK).enumerate() {
-        let n = (from.head_dim - column).min(CHUNK);
-        for key in (0..from.keys).step_by(2) {
-            // SAFETY: the caller vouches for the rows; chunk and pair stay inside the tile.
-            unsafe {
-                let row = |key: usize| from.view.at(from.first + key, from.head).add(column);
-                let second = (key + 1 < from.keys).then(|| row(key + 1));
-                pairs(row(key), second, n, to.add((chunk * KEYS / 2 + key / 2) * CHUNK), CHUNK);
-            }
-        }
-    }
-}
-
-/// Makes words of two neighbouring keys of values `[keys][2 * LANES]`: `[keys / 2][2 * LANES]`.
-///
-/// # Safety
-/// As [`Simd`]; `keys` is even, `from` reaches them, `to` half of them; `to` may be `from`.
-#[inline(always)]
-pub(crate) unsafe fn fold_keys<S: Simd, A: Arithmetic<S>>(from: *const f32, keys: usize, to: *mut f32) {
-    let lanes = 2 * S::LANES;
-    for pair in 0..keys / 2 {
-        // SAFETY: the caller vouches for the pointers; a pair is written where no later one is read.
+    /// Packs the keys by words of head_dim and transposes them, `[KEYS / 16][words][16]`: a key in each
+    /// lane. Lanes behind the last key hold something.
+    ///
+    /// `staging` reaches a chunk of rows of `words` words.
+    ///
+    /// # Safety
+    /// As [`Simd`]; the keys are in the view, at least one, and `to` reaches a tile.
+    #[inline(always)]
+    pub(crate) unsafe fn pack_transposed<S: Simd, A: Arithmetic<S>>(
+        &self,
+        words: usize,
+        staging: *mut f32,
+        to: *mut f32,
+    ) {
+        // SAFETY: the caller vouches for the keys; a chunk of them is staged before it is transposed.
         unsafe {
-            for half in [0, S::LANES] {
-                let first = S::load(from.add(2 * pair * lanes + half));
-                let second = S::load(from.add((2 * pair + 1) * lanes + half));
-                S::store(to.add(pair * lanes + half), A::pair(first, second));
+            for begin in (0..self.keys).step_by(CHUNK) {
+                let keys = (self.keys - begin).min(CHUNK);
+                let part = Keys { first: self.first + begin, keys, ..*self };
+                let (from, stride) = part.words::<S, A>().unwrap_or_else(|| {
+                    part.stage::<S, A>(words, staging);
+                    (staging, words)
+                });
+                let to = to.add(begin / CHUNK * slice(words));
+                for half in (0..CHUNK).step_by(S::LANES) {
+                    for word in (0..words).step_by(S::LANES) {
+                        let from = from.add(half * stride + word);
+                        S::transpose(from, stride, to.add(word * CHUNK + half), CHUNK);
+                    }
+                }
             }
         }
     }
-}
 
-/// Makes words of two neighbouring rows of values `[keys][2 * LANES]`, in place: `[keys][LANES]`.
-///
-/// # Safety
-/// As [`Simd`]; `values` reaches the keys.
-#[inline(always)]
-pub(crate) unsafe fn fold_rows<S: Simd, A: Arithmetic<S>>(values: *mut f32, keys: core::ops::Range<usize>) {
-    for key in keys {
-        // SAFETY: the caller vouches for the pointer; a key is written where no later one is read.
+    /// The keys as words in the caller's memory, and words from a key to the next: where they are a whole
+    /// chunk, and words already.
+    ///
+    /// # Safety
+    /// The keys are in the view.
+    #[inline(always)]
+    unsafe fn words<S: Simd, A: Arithmetic<S>>(&self) -> Option<(*mut f32, usize)> {
+        let stride = self.view.row_stride();
+        let are_words = size_of::<E>() * A::PER_WORD == size_of::<f32>();
+        let whole = self.keys == CHUNK
+            && self.head_dim.is_multiple_of(CHUNK * A::PER_WORD)
+            && stride.is_multiple_of(A::PER_WORD);
+        // SAFETY: the caller vouches for the keys.
+        let first = unsafe { self.view.at(self.first, self.head) };
+        (are_words && whole).then_some((first.cast::<f32>().cast_mut(), stride / A::PER_WORD))
+    }
+
+    /// Copies a chunk of keys to `[16][words]`.
+    ///
+    /// # Safety
+    /// As [`pack_transposed`](Self::pack_transposed).
+    #[inline(always)]
+    unsafe fn stage<S: Simd, A: Arithmetic<S>>(&self, words: usize, staging: *mut f32) {
+        // SAFETY: the caller vouches for the keys; the staging holds a chunk of them.
         unsafe {
-            let from = values.add(2 * key * S::LANES);
-            let words = A::neighbours(S::load(from), S::load(from.add(S::LANES)));
-            S::store(values.add(key * S::LANES), words);
+            for (key, from) in self.rows().each().enumerate() {
+                row::<S, A, E>(from, self.head_dim, staging.add(key * words), CHUNK);
+            }
         }
     }
-}
 
-/// Asks for `n` elements in the core's own cache: tiles and rows lie apart in the caller's memory, in
-/// runs too short for the CPU to foresee.
-#[inline(always)]
-pub(crate) fn prefetch<E: Element>(from: *const E, n: usize) {
-    const LINE: usize = 64;
-    for byte in (0..n * size_of::<E>()).step_by(LINE) {
-        simd::prefetch(from.cast::<u8>().wrapping_add(byte));
+    /// Packs the keys by words of keys, `[padded head_dim / 16][KEYS / PER_WORD][16]`, and zeros behind
+    /// up to a multiple of `pad` keys.
+    ///
+    /// # Safety
+    /// As [`Simd`]; the keys are in the view, and `to` reaches a tile, which is a multiple of `pad`.
+    #[inline(always)]
+    pub(crate) unsafe fn pack_by_keys<S: Simd, A: Arithmetic<S>>(&self, pad: usize, to: *mut f32) {
+        // SAFETY: the caller vouches for the keys.
+        unsafe { self.rows().pack_by_rows::<S, A>(KEYS, pad, to) }
     }
 }

@@ -1,5 +1,6 @@
 //! A document's rows as the kernels number them, and the keys that they see.
 
+use core::ops::Range;
 use microseq_core::{Mask, Segment};
 
 /// The rows of a document for one K/V head.
@@ -13,57 +14,92 @@ pub(crate) struct DocumentRows {
     pub(crate) first_head: usize,
 }
 
-/// The keys that some consecutive rows see: `[begin, end)` for each row, both rising with the row.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sight {
-    /// Where the first row's keys begin: no row sees a key before it.
-    pub(crate) first_begin: usize,
-    /// Where the last row's keys begin: every row sees the keys from here …
-    pub(crate) last_begin: usize,
-    /// … to here, where the first row's keys end.
-    pub(crate) first_end: usize,
-    /// Where the last row's keys end: no row sees a key from here on.
-    pub(crate) last_end: usize,
-}
-
 impl DocumentRows {
     /// Number of rows.
     pub(crate) fn len(&self) -> usize {
         self.segment.q_len * self.group
     }
 
-    /// Query row and query head of a row.
+    /// Query row and query head of each row, from row `first` on.
     #[inline(always)]
-    pub(crate) fn place(&self, row: usize) -> (usize, usize) {
-        (self.segment.q_begin + row / self.group, self.first_head + row % self.group)
+    pub(crate) fn places(&self, first: usize) -> Places {
+        Places {
+            row: self.segment.q_begin + first / self.group,
+            head: first % self.group,
+            group: self.group,
+            first_head: self.first_head,
+        }
+    }
+
+    /// Rows `rows`, a token's at a time.
+    #[inline(always)]
+    pub(crate) fn runs(&self, rows: Range<usize>) -> impl Iterator<Item = Run> {
+        let (mut token, mut head) = (rows.start / self.group, rows.start % self.group);
+        let mut at = 0;
+        core::iter::from_fn(move || {
+            let left = rows.len() - at;
+            if left == 0 {
+                return None;
+            }
+            let run = Run {
+                at,
+                rows: left.min(self.group - head),
+                keys: self.mask.keys(token, self.segment.q_len, self.segment.k_len),
+                row: self.segment.q_begin + token,
+                head: self.first_head + head,
+            };
+            (at, token, head) = (at + run.rows, token + 1, 0);
+            Some(run)
+        })
     }
 
     /// The keys that a row sees.
     #[inline(always)]
-    pub(crate) fn keys(&self, row: usize) -> core::ops::Range<usize> {
+    pub(crate) fn keys(&self, row: usize) -> Range<usize> {
         self.mask.keys(row / self.group, self.segment.q_len, self.segment.k_len)
-    }
-
-    /// The keys that rows `begin..end` see; at least one row.
-    pub(crate) fn sight(&self, begin: usize, end: usize) -> Sight {
-        let (first, last) = (self.keys(begin), self.keys(end - 1));
-        Sight { first_begin: first.start, last_begin: last.start, first_end: first.end, last_end: last.end }
     }
 }
 
-impl Sight {
-    /// The keys of tile `[tile, tile + keys)` that some row sees, relative to the tile; the begin
-    /// rounded down to a multiple of `step`.
-    #[inline(always)]
-    pub(crate) fn within(&self, tile: usize, keys: usize, step: usize) -> core::ops::Range<usize> {
-        let begin = self.first_begin.saturating_sub(tile).min(keys) / step * step;
-        let end = self.last_end.saturating_sub(tile).min(keys);
-        begin..end.max(begin)
-    }
+/// Rows of one token.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    /// Where they lie among the rows asked for, and how many they are.
+    pub(crate) at: usize,
+    pub(crate) rows: usize,
+    /// The keys that they see.
+    pub(crate) keys: Range<usize>,
+    /// Query row and first query head.
+    pub(crate) row: usize,
+    pub(crate) head: usize,
+}
 
-    /// Whether every row sees all keys of `range`, relative to `tile`.
+/// Places of a document's rows, one after the other, without end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places {
+    row: usize,
+    head: usize,
+    group: usize,
+    first_head: usize,
+}
+
+impl Places {
+    /// One head of row after row.
     #[inline(always)]
-    pub(crate) fn covers(&self, tile: usize, range: &core::ops::Range<usize>) -> bool {
-        self.last_begin <= tile + range.start && tile + range.end <= self.first_end
+    pub(crate) fn down(row: usize, head: usize) -> Self {
+        Self { row, head: 0, group: 1, first_head: head }
+    }
+}
+
+impl Iterator for Places {
+    type Item = (usize, usize);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<(usize, usize)> {
+        let place = (self.row, self.first_head + self.head);
+        self.head += 1;
+        if self.head == self.group {
+            (self.row, self.head) = (self.row + 1, 0);
+        }
+        Some(place)
     }
 }

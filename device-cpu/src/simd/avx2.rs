@@ -86,6 +86,18 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn split2(a: __m256) -> (__m256, __m256) {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let bits = _mm256_castps_si256(a);
+            let exponent = _mm256_sub_epi32(_mm256_srli_epi32::<23>(bits), _mm256_set1_epi32(127));
+            let digits = _mm256_and_si256(bits, _mm256_set1_epi32(0x007f_ffff));
+            let mantissa = _mm256_or_si256(digits, _mm256_set1_epi32(0x3f80_0000));
+            (_mm256_castsi256_ps(mantissa), _mm256_cvtepi32_ps(exponent))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn where_less(a: __m256, b: __m256, then: __m256, otherwise: __m256) -> __m256 {
         // SAFETY: the trait's contract.
         unsafe { _mm256_blendv_ps(otherwise, then, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) }

@@ -80,6 +80,15 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn split2(a: __m512) -> (__m512, __m512) {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let mantissa = _mm512_getmant_ps::<_MM_MANT_NORM_1_2, _MM_MANT_SIGN_SRC>(a);
+            (mantissa, _mm512_getexp_ps(a))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn where_less(a: __m512, b: __m512, then: __m512, otherwise: __m512) -> __m512 {
         // SAFETY: the trait's contract.
         unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), otherwise, then) }

@@ -31,6 +31,37 @@ pub(crate) unsafe fn exp2<S: Simd>(x: S::V) -> S::V {
     }
 }
 
+/// `ln(m)` as `2 s (1 + s^2 (C[0] + s^2 (C[1] + …)))` with `s = (m - 1) / (m + 1)`: the series of the area
+/// tangent, which has converged where `m` is within a factor of the square root of 2 from 1.
+const LN: [f32; 4] = [1.0 / 3.0, 1.0 / 5.0, 1.0 / 7.0, 1.0 / 9.0];
+
+/// The natural logarithm of a normal number above 0. NaN stays NaN.
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn ln<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: the caller has the instruction set.
+    unsafe {
+        let (m, e) = S::split2(x);
+        // From 1 to 2, to within a factor of the square root of 2 from 1.
+        let (root, one) = (S::splat(core::f32::consts::SQRT_2), S::splat(1.0));
+        let e = S::where_less(m, root, e, S::add(e, one));
+        let m = S::where_less(m, root, m, S::mul(m, S::splat(0.5)));
+        let s = S::div(S::sub(m, one), S::add(m, one));
+        let square = S::mul(s, s);
+        let mut p = S::splat(LN[3]);
+        p = S::fma(p, square, S::splat(LN[2]));
+        p = S::fma(p, square, S::splat(LN[1]));
+        p = S::fma(p, square, S::splat(LN[0]));
+        p = S::mul(p, square);
+        let twice = S::add(s, s);
+        let ln = S::fma(e, S::splat(core::f32::consts::LN_2), S::fma(twice, p, twice));
+        // Of NaN, the parts may be numbers.
+        S::add(ln, S::sub(x, x))
+    }
+}
+
 /// The odd Taylor series of `tanh(x) / x - 1` over `x^2`: enough below 1/4, where the quotient below
 /// would cancel.
 const TANH: [f32; 4] = [-1.0 / 3.0, 2.0 / 15.0, -17.0 / 315.0, 62.0 / 2835.0];

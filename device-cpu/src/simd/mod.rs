@@ -17,7 +17,7 @@ mod tests;
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
-pub(crate) use math::{exp2, tanh};
+pub(crate) use math::{exp2, ln, tanh};
 pub(crate) use portable::Portable;
 
 /// Asks for the cache line at `at` in the core's own cache, soon. Any address is fine.
@@ -71,6 +71,8 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn round(a: Self::V) -> Self::V;
     /// `a * 2^n` for an integer `n` from -150 to 128; 0 where that is below every number.
     unsafe fn scale2(a: Self::V, n: Self::V) -> Self::V;
+    /// `(m, e)` with `a = m * 2^e` and `m` from 1 to below 2, for normal numbers above 0.
+    unsafe fn split2(a: Self::V) -> (Self::V, Self::V);
     /// `then` where `a < b`, else `otherwise`.
     unsafe fn where_less(a: Self::V, b: Self::V, then: Self::V, otherwise: Self::V) -> Self::V;
     /// Reads binary16.

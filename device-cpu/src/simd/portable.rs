@@ -85,6 +85,12 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn split2(a: Self::V) -> (Self::V, Self::V) {
+        let mantissa = a.map(|a| f32::from_bits(a.to_bits() & 0x007f_ffff | 0x3f80_0000));
+        (mantissa, a.map(|a| ((a.to_bits() >> 23) as i32 - 127) as f32))
+    }
+
+    #[inline(always)]
     unsafe fn where_less(a: Self::V, b: Self::V, then: Self::V, otherwise: Self::V) -> Self::V {
         core::array::from_fn(|lane| if a[lane] < b[lane] { then[lane] } else { otherwise[lane] })
     }

@@ -1,7 +1,8 @@
-//! Asking for memory before it is needed: the next block of rows, the next block of keys.
+//! What is needed next: the next block of rows, the next block of keys.
 
-use super::{Block, Operands, Rows, row_blocks_that_see};
-use crate::kernel::pack;
+use super::{Block, Operands, row_blocks_that_see, rows_of_block};
+use crate::kernel::Places;
+use crate::kernel::ahead::Ahead;
 use core::ops::Range;
 use microseq_core::Element;
 
@@ -15,51 +16,44 @@ fn part(count: usize, (done, step, all): Share) -> Range<usize> {
 }
 
 impl Block {
-    /// Asks for a share of `rows`: while tiles of keys meet one block of rows, the next arrives.
-    ///
-    /// # Safety
-    /// The document and the head are inside the operands' views; the rows are the document's.
+    /// Asks for a share of some rows.
     #[inline(always)]
-    pub(super) unsafe fn prefetch_rows<E: Element>(&self, operands: &Operands<E>, rows: Rows, share: Share) {
-        for row in part(rows.end - rows.begin, share) {
-            let (row, head) = self.document.place(rows.begin + row);
-            // SAFETY: the rows are the document's.
-            unsafe {
-                for from in [&operands.q, &operands.out, &operands.dout] {
-                    pack::prefetch(from.at(row, head), operands.head_dim);
-                }
-                if self.relay.is_none() {
-                    pack::prefetch(operands.dq.at(row, head), operands.head_dim);
-                }
-            }
+    pub(super) fn ask_rows<E: Element>(
+        &self,
+        operands: &Operands<E>,
+        rows: &Range<usize>,
+        share: Share,
+        ahead: &mut Ahead,
+    ) {
+        let part = part(rows.len(), share);
+        let places = self.document.places(rows.start + part.start);
+        ahead.add(operands.q.span(places, part.len(), operands.head_dim));
+        ahead.add(operands.dout.span(places, part.len(), operands.head_dim));
+        if self.need_output(&operands.scoring, rows) {
+            ahead.add(operands.out.span(places, part.len(), operands.head_dim));
+        }
+        if self.relay.is_none() {
+            ahead.add(operands.dq.span(places, part.len(), operands.head_dim));
         }
     }
 
-    /// Asks for a share of the block's keys, their gradients, and the rows that it starts with.
-    ///
-    /// # Safety
-    /// The document and the head are inside the operands' views.
+    /// Asks for a share of the block's keys and their gradients.
     #[inline(always)]
-    pub(super) unsafe fn prefetch_start<E: Element>(
-        &self,
-        operands: &Operands<E>,
-        rows_of_block: usize,
-        share: Share,
-    ) {
-        let (keys, head, head_dim) = (self.keys(operands.block_keys), self.kv_head, operands.head_dim);
-        let row_blocks = row_blocks_that_see(&self.document, &keys, rows_of_block);
-        // SAFETY: the keys and the rows are the document's.
-        unsafe {
-            for key in part(keys.len(), share) {
-                let row = self.document.segment.k_begin + keys.start + key;
-                pack::prefetch(operands.k.at(row, head), head_dim);
-                pack::prefetch(operands.v.at(row, head), head_dim);
-                pack::prefetch(operands.dk.at(row, head), head_dim);
-                pack::prefetch(operands.dv.at(row, head), head_dim);
-            }
-            if let Some(last) = row_blocks.last() {
-                self.prefetch_rows(operands, Rows::of_block(&self.document, last, rows_of_block), share);
-            }
-        }
+    pub(super) fn ask_keys<E: Element>(&self, operands: &Operands<E>, share: Share, ahead: &mut Ahead) {
+        let keys = self.keys(operands.block_keys);
+        let part = part(keys.len(), share);
+        let row = self.document.segment.k_begin + keys.start + part.start;
+        let (places, head_dim) = (Places::down(row, self.kv_head), operands.head_dim);
+        ahead.add(operands.k.span(places, part.len(), head_dim));
+        ahead.add(operands.v.span(places, part.len(), head_dim));
+        ahead.add(operands.dk.span(places, part.len(), head_dim));
+        ahead.add(operands.dv.span(places, part.len(), head_dim));
+    }
+
+    /// The rows that the block starts with.
+    #[inline(always)]
+    pub(super) fn first_rows<E: Element>(&self, operands: &Operands<E>) -> Option<Range<usize>> {
+        let blocks = row_blocks_that_see(&self.document, &self.keys(operands.block_keys));
+        blocks.last().map(|last| rows_of_block(&self.document, last))
     }
 }

@@ -1,65 +1,72 @@
 //! A lane's scratch in the backward pass.
 
 use super::KEYS;
-use crate::kernel::Geometry;
+use crate::kernel::gradient::Known;
+use crate::kernel::{CHUNK, Geometry, ROWS, SCORES, slice};
 use crate::scratch::Carver;
 
-/// A lane's arrays. Where a word holds one element, what is packed by pairs is the same as what is
-/// not, and shares its place.
+/// A lane's arrays. Where a word holds one element, what is packed by words of rows is the same as what
+/// is packed by words of head_dim, and shares its place.
 pub(super) struct Arrays {
-    /// The block's keys and values, by words of head_dim, a tile after the other.
+    /// The block's keys and values by words of head_dim, transposed, a tile after the other.
     pub(super) k: *mut f32,
     pub(super) v: *mut f32,
     /// The keys by words of keys.
-    pub(super) k_pairs: *mut f32,
+    pub(super) k_by_keys: *mut f32,
     /// Gradients of keys and values, `[key][width]`.
     pub(super) dk: *mut f32,
     pub(super) dv: *mut f32,
-    /// A block of rows on its way from the caller's memory, and rows of dq on theirs.
+    /// A chunk of keys on its way.
     pub(super) staging: *mut f32,
-    /// A block of rows by words of rows, `[words of rows][width]` …
-    pub(super) q_rows: *mut f32,
-    pub(super) dout_rows: *mut f32,
-    /// … and by words of head_dim, `[panel][words][2 * LANES]`.
+    /// A block of rows by words of head_dim …
     pub(super) q: *mut f32,
     pub(super) dout: *mut f32,
-    /// dq, `[panel][width][2 * LANES]`, where it is not on its way between blocks of keys.
+    /// … and by words of rows.
+    pub(super) q_by_rows: *mut f32,
+    pub(super) dout_by_rows: *mut f32,
+    /// dq, `[row][width]`, where it is not on its way between blocks of keys.
     pub(super) dq: *mut f32,
-    /// logsumexp in base 2 and `out . dout`, one for each row.
+    /// What is known of each row.
     pub(super) lse: *mut f32,
     pub(super) delta: *mut f32,
-    /// Probabilities and gradients of products, `[panel][KEYS][2 * LANES]`.
+    pub(super) scale: *mut f32,
+    /// Probabilities and gradients of products, by rows …
     pub(super) p: *mut f32,
     pub(super) ds: *mut f32,
-    /// A panel's `ds` by words of keys.
-    pub(super) ds_pairs: *mut f32,
+    /// … and by words of rows, one of the two at a time.
+    pub(super) by_rows: *mut f32,
 }
 
 impl Arrays {
     pub(super) fn carve(memory: &mut Carver, geometry: &Geometry, keys: usize) -> Self {
-        let Geometry { panel, width, words, per_word } = *geometry;
-        let rows = geometry.row_block();
+        let Geometry { width, words, per_word } = *geometry;
         let paired = per_word > 1;
-        let k = memory.take(keys * words);
-        let q_rows = memory.take(rows * width / per_word);
+        let rows = words / CHUNK * slice(ROWS);
+        let by_rows = width / CHUNK * slice(ROWS / per_word);
+        let (q, dout) = (memory.take(rows), memory.take(rows));
         Self {
-            k,
-            v: memory.take(keys * words),
-            k_pairs: if paired { memory.take(keys * width / per_word) } else { k },
+            k: memory.take(keys / KEYS * geometry.transposed_tile()),
+            v: memory.take(keys / KEYS * geometry.transposed_tile()),
+            k_by_keys: memory.take(keys / KEYS * geometry.tile_by_keys()),
             dk: memory.take(keys * width),
             dv: memory.take(keys * width),
-            staging: if paired { memory.take(rows * width) } else { q_rows },
-            q_rows,
-            dout_rows: memory.take(rows * width / per_word),
-            q: memory.take(rows * words),
-            dout: memory.take(rows * words),
-            dq: memory.take(rows * width),
-            lse: memory.take(rows),
-            delta: memory.take(rows),
-            p: memory.take(rows * KEYS),
-            ds: memory.take(rows * KEYS),
-            ds_pairs: memory.take(if paired { panel * KEYS / per_word } else { 0 }),
+            staging: memory.take(CHUNK * words),
+            q,
+            dout,
+            q_by_rows: if paired { memory.take(by_rows) } else { q },
+            dout_by_rows: if paired { memory.take(by_rows) } else { dout },
+            dq: memory.take(ROWS * width),
+            lse: memory.take(ROWS),
+            delta: memory.take(ROWS),
+            scale: memory.take(ROWS),
+            p: memory.take(ROWS * SCORES),
+            ds: memory.take(ROWS * SCORES),
+            by_rows: memory.take(if paired { ROWS / per_word * SCORES } else { 0 }),
         }
+    }
+
+    pub(super) fn known(&self) -> Known {
+        Known { lse: self.lse, delta: self.delta, scale: self.scale }
     }
 }
 
@@ -69,3 +76,5 @@ pub(crate) fn bytes(geometry: &Geometry, block_keys: usize) -> usize {
     Arrays::carve(&mut memory, geometry, block_keys);
     memory.used()
 }
+
+const _: () = assert!(KEYS.is_multiple_of(CHUNK) && ROWS.is_multiple_of(CHUNK));

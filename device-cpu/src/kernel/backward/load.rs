@@ -1,8 +1,12 @@
 //! Between the caller's memory and a lane's arrays: keys, rows, and the gradients of keys.
 
-use super::{Block, Call, Rows};
-use crate::kernel::{Arithmetic, Geometry, KEYS, ROW_PANELS, pack};
-use crate::simd::Simd;
+use super::{Block, Call};
+use crate::kernel::lanes::Square;
+use crate::kernel::pack::{self, Keys, Source};
+use crate::kernel::products::Products;
+use crate::kernel::{Arithmetic, KEYS, ROWS};
+use crate::simd::{MAX_LANES, Simd};
+use crate::strided::StridedRef;
 use core::f32::consts::LOG2_E;
 use core::ops::Range;
 use microseq_core::Element;
@@ -20,127 +24,143 @@ impl<E: Element> Call<'_, E> {
     /// # Safety
     /// As [`run`](super::run); `keys` are the block's.
     #[inline(always)]
-    pub(super) unsafe fn load_keys<S: Simd, A: Arithmetic<S>>(&self, keys: &Range<usize>) {
+    pub(super) unsafe fn load_keys<P: Products>(&self, keys: &Range<usize>) {
         let Self { operands, block, arrays, .. } = self;
-        let Geometry { width, words, per_word, .. } = self.geometry;
+        let (geometry, width) = (&self.geometry, self.geometry.width);
         let (head, head_dim) = (block.kv_head, operands.head_dim);
         // SAFETY: the keys are the document's; the arrays hold a block.
         unsafe {
             for tile in keys.clone().step_by(KEYS) {
-                let (done, count) = (tile - keys.start, KEYS.min(keys.end - tile));
-                let part = |view| pack::Keys { view, first: block.row(tile), keys: count, head, head_dim };
-                pack::tile::<S, A, E>(part(&operands.k), arrays.k.add(done * words));
-                pack::tile::<S, A, E>(part(&operands.v), arrays.v.add(done * words));
-                if per_word > 1 {
-                    pack::pair_tile(part(&operands.k), arrays.k_pairs.add(done * width / per_word));
-                }
+                let (index, count) = ((tile - keys.start) / KEYS, KEYS.min(keys.end - tile));
+                let place = index * geometry.transposed_tile();
+                let part = |view| Keys { view, first: block.row(tile), keys: count, head, head_dim };
+                let (k, v) = (part(&operands.k), part(&operands.v));
+                k.pack_transposed::<P::S, P::A>(geometry.words, arrays.staging, arrays.k.add(place));
+                v.pack_transposed::<P::S, P::A>(geometry.words, arrays.staging, arrays.v.add(place));
+                let place = index * geometry.tile_by_keys();
+                k.pack_by_keys::<P::S, P::A>(P::PAD, arrays.k_by_keys.add(place));
             }
             for key in keys.clone() {
                 let (row, place) = (block.row(key), (key - keys.start) * width);
-                pack::widen::<S, f32>(operands.dk.at(row, head), head_dim, arrays.dk.add(place), width);
-                pack::widen::<S, f32>(operands.dv.at(row, head), head_dim, arrays.dv.add(place), width);
+                pack::widen::<P::S, f32>(operands.dk.at(row, head), head_dim, arrays.dk.add(place), width);
+                pack::widen::<P::S, f32>(operands.dv.at(row, head), head_dim, arrays.dv.add(place), width);
             }
         }
     }
 
-    /// Writes the gradients back. Adding 0 settles the sign of a zero, which could depend on how many
-    /// masked rows were added.
+    /// Writes the gradients back.
     ///
     /// # Safety
     /// As [`run`](super::run); `keys` are the block's.
     #[inline(always)]
-    pub(super) unsafe fn store_gradients<S: Simd>(&self, keys: &Range<usize>) {
+    pub(super) unsafe fn store_gradients<P: Products>(&self, keys: &Range<usize>) {
         let Self { operands, block, arrays, .. } = self;
-        let width = self.geometry.width;
         // SAFETY: the keys are the document's; the arrays hold a block.
         unsafe {
-            for (from, to) in [(arrays.dk, &operands.dk), (arrays.dv, &operands.dv)] {
-                for key in keys.clone() {
-                    let from = from.add((key - keys.start) * width);
-                    for i in (0..width).step_by(S::LANES) {
-                        S::store(from.add(i), S::add(S::load(from.add(i)), S::splat(0.0)));
-                    }
+            for key in keys.clone() {
+                for (from, to) in [(arrays.dk, &operands.dk), (arrays.dv, &operands.dv)] {
+                    let from = from.add((key - keys.start) * self.geometry.width);
                     let to = to.at(block.row(key), block.kv_head);
-                    pack::narrow::<S, f32>(from, operands.head_dim, to);
+                    pack::narrow::<P::S, P::A, f32>(from, 1.0, operands.head_dim, to);
                 }
             }
         }
     }
 
-    /// Packs a block of rows, by words of rows and by words of head_dim, with its logsumexp and
-    /// `out . dout`.
+    /// Packs a block of rows, by words of head_dim and by words of rows, and what is known of each.
     ///
     /// # Safety
     /// As [`run`](super::run); the rows are the document's.
     #[inline(always)]
-    pub(super) unsafe fn load_rows<S: Simd, A: Arithmetic<S>>(&self, rows: Rows) {
-        let Self { operands, block, arrays, .. } = self;
-        let Geometry { panel: lanes, width, words, per_word } = self.geometry;
-        let (document, head_dim) = (&block.document, operands.head_dim);
-        let (all, count) = (self.geometry.row_block(), rows.end - rows.begin);
-        let source = |view| pack::Source { document, view, first: rows.begin, rows: count, head_dim };
+    pub(super) unsafe fn load_rows<P: Products>(&self, rows: &Range<usize>) {
+        let Self { operands, arrays, .. } = self;
         // SAFETY: the arrays hold a block of rows.
         unsafe {
-            // The output is needed for its products with dout only: it passes through the place of dq.
-            pack::rows::<S, A, E>(source(&operands.out), all, words, arrays.staging);
-            transpose_panels::<S>(arrays.staging, words, arrays.dq);
-            let dout = if per_word > 1 { arrays.staging } else { arrays.dout_rows };
-            pack::rows::<S, A, E>(source(&operands.dout), all, words, dout);
-            transpose_panels::<S>(dout, words, arrays.dout);
-            pack::rows::<S, A, E>(source(&operands.q), all, words, arrays.staging);
-            transpose_panels::<S>(arrays.staging, words, arrays.q);
-            if per_word > 1 {
-                pack::row_pairs(source(&operands.dout), all, width, arrays.dout_rows);
-                pack::row_pairs(source(&operands.q), all, width, arrays.q_rows);
+            let (q, dout) = (self.source(&operands.q, rows), self.source(&operands.dout, rows));
+            q.pack::<P::S, P::A>(ROWS, arrays.q);
+            dout.pack::<P::S, P::A>(ROWS, arrays.dout);
+            if P::A::PER_WORD > 1 {
+                q.pack_by_rows::<P::S, P::A>(ROWS, P::PAD, arrays.q_by_rows);
+                dout.pack_by_rows::<P::S, P::A>(ROWS, P::PAD, arrays.dout_by_rows);
             }
-            for lane in (0..all).step_by(S::LANES) {
-                let place = lane / lanes * lanes * words + lane % lanes;
-                let used = head_dim.div_ceil(per_word);
-                let delta = dot::<S, A>(arrays.dq.add(place), arrays.dout.add(place), used);
-                S::store(arrays.delta.add(lane), delta);
-            }
-            // Lanes without a row, and rows that saw no key, have probability 0.
-            for lane in 0..all {
-                *arrays.lse.add(lane) = f32::INFINITY;
-            }
-            for lane in 0..count {
-                let (row, head) = document.place(rows.begin + lane);
-                let lse = *operands.lse.at(row, head);
-                if lse != f32::NEG_INFINITY {
-                    *arrays.lse.add(lane) = lse * LOG2_E;
+            self.load_known(rows);
+            self.load_delta::<P::S>(rows);
+        }
+    }
+
+    /// Rows of a view.
+    #[inline(always)]
+    fn source<'b>(&self, view: &'b StridedRef<E>, rows: &Range<usize>) -> Source<'b, E> {
+        let first = self.block.document.places(rows.start);
+        Source { view, first, rows: rows.len(), head_dim: self.operands.head_dim }
+    }
+
+    /// Fetches logsumexp and scale of rows.
+    ///
+    /// # Safety
+    /// As [`load_rows`](Self::load_rows).
+    #[inline(always)]
+    unsafe fn load_known(&self, rows: &Range<usize>) {
+        let Self { operands, block, arrays, .. } = self;
+        for run in block.document.runs(rows.clone()) {
+            let scale = if run.keys.len() == 1 { 0.0 } else { operands.scoring.scale() };
+            for i in 0..run.rows {
+                // SAFETY: the arrays hold a block of rows, which are the document's.
+                unsafe {
+                    let lse = *operands.lse.at(run.row, run.head + i);
+                    // A row that saw no key has probability 0.
+                    let lse = if lse == f32::NEG_INFINITY { f32::INFINITY } else { lse * LOG2_E };
+                    *arrays.lse.add(run.at + i) = lse;
+                    *arrays.scale.add(run.at + i) = scale;
                 }
+            }
+        }
+    }
+
+    /// `out . dout` of rows, where it is needed.
+    ///
+    /// # Safety
+    /// As [`load_rows`](Self::load_rows).
+    #[inline(always)]
+    unsafe fn load_delta<S: Simd>(&self, rows: &Range<usize>) {
+        let Self { operands, block, arrays, .. } = self;
+        if !self.need_output(rows) {
+            return;
+        }
+        let mut places = block.document.places(rows.start);
+        for first in (0..rows.len()).step_by(S::LANES) {
+            let mut square = Square::new();
+            // SAFETY: the rows are the document's; the array holds a block of them, in whole vectors.
+            unsafe {
+                for row in 0..S::LANES.min(rows.len() - first) {
+                    let Some((place, head)) = places.next() else { break };
+                    let (out, dout) = (operands.out.at(place, head), operands.dout.at(place, head));
+                    square.set::<S>(row, products::<S, E>(out, dout, operands.head_dim));
+                }
+                S::store(arrays.delta.add(first), square.reduce::<S, false>());
             }
         }
     }
 }
 
-/// Transposes each panel of a block of rows.
+/// The sums of the products of every `LANES`-th of `n` elements.
 ///
 /// # Safety
-/// As [`Simd`]; both pointers reach a block of rows.
+/// As [`Simd`]; the pointers reach `n` elements.
 #[inline(always)]
-unsafe fn transpose_panels<S: Simd>(from: *const f32, width: usize, to: *mut f32) {
-    for panel in 0..ROW_PANELS {
-        let place = panel * 2 * S::LANES * width;
-        // SAFETY: the caller vouches for the pointers.
-        unsafe { pack::to_lanes::<S>(from.add(place), width, to.add(place)) }
-    }
-}
-
-/// The dot products of a vector of rows, by lane, in the order and arithmetic of
-/// [`scores`](crate::kernel::gemm::scores): where a row sees one key only, so that `out = v`, this is
-/// exactly its `dout . v`, and the gradient of its score is exactly 0.
-///
-/// # Safety
-/// As [`Simd`]; both pointers reach `words` steps of a panel.
-#[inline(always)]
-unsafe fn dot<S: Simd, A: Arithmetic<S>>(a: *const f32, b: *const f32, words: usize) -> S::V {
-    // SAFETY: the caller vouches for the pointers.
+unsafe fn products<S: Simd, E: Element>(a: *const E, b: *const E, n: usize) -> S::V {
+    let whole = n / S::LANES * S::LANES;
+    // SAFETY: the caller vouches for the elements.
     unsafe {
         let mut sum = S::splat(0.0);
-        for k in 0..words {
-            let place = k * 2 * S::LANES;
-            sum = A::multiply_add(S::load(a.add(place)), S::load(b.add(place)), sum);
+        for i in (0..whole).step_by(S::LANES) {
+            sum = S::fma(pack::load::<S, E>(a.add(i)), pack::load::<S, E>(b.add(i)), sum);
+        }
+        if whole < n {
+            let (mut left, mut right) = ([0.0; MAX_LANES], [0.0; MAX_LANES]);
+            pack::widen::<S, E>(a.add(whole), n - whole, left.as_mut_ptr(), S::LANES);
+            pack::widen::<S, E>(b.add(whole), n - whole, right.as_mut_ptr(), S::LANES);
+            sum = S::fma(S::load(left.as_ptr()), S::load(right.as_ptr()), sum);
         }
         sum
     }

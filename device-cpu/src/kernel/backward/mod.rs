@@ -11,11 +11,13 @@ mod load;
 mod relay;
 mod visit;
 
+use super::ahead::Ahead;
+use super::gradient;
+use super::products::Products;
 use super::rows::DocumentRows;
-use super::softmax::Scoring;
-use super::{Arithmetic, Geometry, KEYS, padded};
+use super::scoring::Scoring;
+use super::{Arithmetic, Geometry, KEYS, ROWS, padded};
 use crate::scratch::Carver;
-use crate::simd::Simd;
 use crate::strided::{StridedMut, StridedRef};
 use arrays::Arrays;
 use core::ops::Range;
@@ -70,43 +72,28 @@ impl Block {
         let begin = self.index * block_keys;
         begin..self.document.segment.k_len.min(begin + block_keys)
     }
+
+    /// Whether gradients of one of the rows need its output.
+    #[inline(always)]
+    fn need_output(&self, scoring: &Scoring, rows: &Range<usize>) -> bool {
+        let mut runs = self.document.runs(rows.clone());
+        runs.any(|run| gradient::needs_output(scoring, &run.keys))
+    }
 }
 
-/// Some of a document's rows.
-#[derive(Clone, Copy)]
-struct Rows {
-    begin: usize,
-    end: usize,
-}
-
-impl Rows {
-    /// The rows of block `index` of a document.
-    #[inline(always)]
-    fn of_block(document: &DocumentRows, index: usize, rows_of_block: usize) -> Self {
-        let begin = index * rows_of_block;
-        Self { begin, end: document.len().min(begin + rows_of_block) }
-    }
-
-    /// First row and number of rows of a panel.
-    #[inline(always)]
-    fn panel<S: Simd>(&self, panel: usize) -> (usize, usize) {
-        let first = (self.begin + panel * 2 * S::LANES).min(self.end);
-        (first, (self.end - first).min(2 * S::LANES))
-    }
+/// The rows of block `index` of a document.
+#[inline(always)]
+fn rows_of_block(document: &DocumentRows, index: usize) -> Range<usize> {
+    index * ROWS..document.len().min((index + 1) * ROWS)
 }
 
 /// The blocks of rows that see some of the keys `keys`: all between the first and the last.
-pub(crate) fn row_blocks_that_see(
-    document: &DocumentRows,
-    keys: &Range<usize>,
-    rows_of_block: usize,
-) -> Range<usize> {
-    let count = document.len().div_ceil(rows_of_block);
-    let sight = |block: usize| {
-        document.sight(block * rows_of_block, ((block + 1) * rows_of_block).min(document.len()))
-    };
-    let begin = partition(count, |block| sight(block).last_end <= keys.start);
-    let end = partition(count, |block| sight(block).first_begin < keys.end);
+pub(crate) fn row_blocks_that_see(document: &DocumentRows, keys: &Range<usize>) -> Range<usize> {
+    let count = document.len().div_ceil(ROWS);
+    let last_end = |block: usize| document.keys(rows_of_block(document, block).end - 1).end;
+    let first_begin = |block: usize| document.keys(block * ROWS).start;
+    let begin = partition(count, |block| last_end(block) <= keys.start);
+    let end = partition(count, |block| first_begin(block) < keys.end);
     begin..end.max(begin)
 }
 
@@ -124,10 +111,12 @@ fn partition(count: usize, holds: impl Fn(usize) -> bool) -> usize {
     low
 }
 
-/// All that a step of the pass needs: the caller's memory, which block of it, and this lane's arrays.
+/// All that a step of the pass needs: the caller's memory, which block of it, what this thread does
+/// next, and this lane's arrays.
 struct Call<'a, E> {
     operands: &'a Operands<E>,
     block: &'a Block,
+    upcoming: Option<&'a Block>,
     geometry: Geometry,
     arrays: Arrays,
 }
@@ -135,47 +124,66 @@ struct Call<'a, E> {
 /// Runs the pass over one block of keys. `upcoming` is what this thread will do next, if it is known.
 ///
 /// # Safety
-/// As [`Simd`]; the document and the head are inside the operands' views; no other thread touches the
-/// block's rows of dk and dv, nor, but for the document's other blocks of keys, its rows of dq and the
-/// relay; every block of keys of a lower index has been taken by a thread; `memory` has [`bytes`] and
-/// is this thread's alone.
+/// As [`Simd`](crate::simd::Simd); the document and the head are inside the operands' views; no other
+/// thread touches the block's rows of dk and dv, nor, but for the document's other blocks of keys, its
+/// rows of dq and the relay; every block of keys of a lower index has been taken by a thread; `memory`
+/// has [`bytes`] and is this thread's alone.
 #[inline(always)]
-pub(crate) unsafe fn run<S: Simd, A: Arithmetic<S>, E: Element, const MR: usize>(
+pub(crate) unsafe fn run<P: Products, E: Element>(
     operands: &Operands<E>,
     block: &Block,
     upcoming: Option<&Block>,
     mut memory: Carver,
 ) {
-    let geometry = Geometry::new(2 * S::LANES, A::PER_WORD, operands.head_dim);
-    let call = Call {
-        operands,
-        block,
-        geometry,
-        arrays: Arrays::carve(&mut memory, &geometry, operands.block_keys),
-    };
+    let geometry = Geometry::new(P::A::PER_WORD, operands.head_dim);
+    let arrays = Arrays::carve(&mut memory, &geometry, operands.block_keys);
+    let call = Call { operands, block, upcoming, geometry, arrays };
     let keys = block.keys(operands.block_keys);
-    let rows_of_block = geometry.row_block();
+    let row_blocks = row_blocks_that_see(&block.document, &keys);
+    let mut ahead = Ahead::new();
     // SAFETY: the caller's contract, passed on.
     unsafe {
-        call.load_keys::<S, A>(&keys);
-        let row_blocks = row_blocks_that_see(&block.document, &keys, rows_of_block);
+        call.load_keys::<P>(&keys);
         for index in row_blocks.clone().rev() {
-            let rows = Rows::of_block(&block.document, index, rows_of_block);
-            call.load_rows::<S, A>(rows);
-            let sight = block.document.sight(rows.begin, rows.end);
-            let dq = call.take_turn::<S>(index, &sight);
+            let rows = rows_of_block(&block.document, index);
+            call.load_rows::<P>(&rows);
+            let dq = call.take_turn(index, &rows);
             for tile in keys.clone().step_by(KEYS) {
-                let share = (tile - keys.start, KEYS, keys.len());
-                if index > row_blocks.start {
-                    let next = Rows::of_block(&block.document, index - 1, rows_of_block);
-                    block.prefetch_rows(operands, next, share);
-                } else if let Some(upcoming) = upcoming {
-                    upcoming.prefetch_start(operands, rows_of_block, share);
-                }
-                call.visit::<S, A, MR>(rows, &keys, tile, dq);
+                call.ask(&keys, tile, &row_blocks, index, &mut ahead);
+                call.visit::<P>(&rows, &keys, tile, dq, &mut ahead);
+                ahead.finish();
             }
-            call.end_turn::<S>(index, rows, &sight, dq);
+            call.end_turn::<P>(index, &rows, dq);
         }
-        call.store_gradients::<S>(&keys);
+        call.store_gradients::<P>(&keys);
+    }
+}
+
+impl<E: Element> Call<'_, E> {
+    /// Whether `delta` of one of the rows takes its output.
+    #[inline(always)]
+    fn need_output(&self, rows: &Range<usize>) -> bool {
+        self.block.need_output(&self.operands.scoring, rows)
+    }
+
+    /// Lists what comes after a block of rows and a tile: the next rows; at the end, what the upcoming
+    /// block starts with.
+    #[inline(always)]
+    fn ask(&self, keys: &Range<usize>, tile: usize, blocks: &Range<usize>, index: usize, ahead: &mut Ahead) {
+        let Self { operands, block, upcoming, .. } = self;
+        let tiles = (tile - keys.start, KEYS, keys.len());
+        ahead.clear();
+        if index > blocks.start {
+            block.ask_rows(operands, &rows_of_block(&block.document, index - 1), tiles, ahead);
+        } else if let Some((upcoming, rows)) =
+            upcoming.and_then(|next| Some((next, next.first_rows(operands)?)))
+        {
+            upcoming.ask_rows(operands, &rows, tiles, ahead);
+        }
+        if let Some(upcoming) = upcoming {
+            let done = (blocks.end - 1 - index) * keys.len() + (tile - keys.start);
+            upcoming.ask_keys(operands, (done, KEYS.min(keys.end - tile), blocks.len() * keys.len()), ahead);
+        }
+        ahead.spread();
     }
 }

@@ -1,16 +1,16 @@
 //! dq of a block of rows, summed up by the document's blocks of keys in ascending order.
 
-use super::{Call, Rows};
-use crate::kernel::rows::Sight;
-use crate::kernel::{Geometry, ROW_PANELS, pack};
-use crate::simd::Simd;
+use super::Call;
+use crate::kernel::products::Products;
+use crate::kernel::{Geometry, KEYS, ROWS, pack};
+use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
 use microseq_core::Element;
 
 /// dq of a document and a K/V head on its way from block to block of keys.
 #[derive(Clone, Copy)]
 pub(crate) struct Relay {
-    /// `[block of rows][panel][width][2 * LANES]`.
+    /// `[block of rows][row][width]`.
     pub(crate) dq: *mut f32,
     /// For each block of rows, one more than the last block of keys that added to it; 0 before any.
     pub(crate) turns: *const AtomicU32,
@@ -18,31 +18,37 @@ pub(crate) struct Relay {
 
 /// Elements of dq of a block of rows on its way.
 pub(crate) const fn relay_len(geometry: &Geometry) -> usize {
-    geometry.row_block() * geometry.width
+    ROWS * geometry.width
 }
 
 impl<E: Element> Call<'_, E> {
-    /// Where dq of a block of rows is summed up: waits until the block of keys before has added to it, or
-    /// starts from 0 where this is the first that the rows see.
+    /// The blocks of keys that see rows: the first and the last.
+    #[inline(always)]
+    fn blocks_of_keys(&self, rows: &Range<usize>) -> (usize, usize) {
+        let (document, keys) = (&self.block.document, self.operands.block_keys);
+        (document.keys(rows.start).start / keys, (document.keys(rows.end - 1).end - 1) / keys)
+    }
+
+    /// Whether each row's dq is complete after one tile, and is rounded at once.
+    #[inline(always)]
+    pub(super) fn sees_whole_rows(&self, keys: &Range<usize>) -> bool {
+        let one_tile = self.block.relay.is_none() && keys.len() <= KEYS;
+        one_tile && self.operands.head_dim == self.geometry.width
+    }
+
+    /// Where dq of a block of rows is summed up: waits until the block of keys before has added to it. The
+    /// first that the rows see starts from nothing.
     ///
     /// # Safety
     /// As [`run`](super::run).
     #[inline(always)]
-    pub(super) unsafe fn take_turn<S: Simd>(&self, index: usize, sight: &Sight) -> *mut f32 {
-        let Self { operands, block, arrays, .. } = self;
-        let len = relay_len(&self.geometry);
+    pub(super) unsafe fn take_turn(&self, index: usize, rows: &Range<usize>) -> *mut f32 {
+        let Self { block, arrays, .. } = self;
+        let Some(relay) = block.relay else { return arrays.dq };
+        let (first, _) = self.blocks_of_keys(rows);
         // SAFETY: the relay holds all blocks of rows of the document.
         unsafe {
-            let dq = match block.relay {
-                None => arrays.dq,
-                Some(relay) => relay.dq.add(index * len),
-            };
-            let first = sight.first_begin / operands.block_keys;
-            if block.index <= first {
-                for i in (0..len).step_by(S::LANES) {
-                    S::store(dq.add(i), S::splat(0.0));
-                }
-            } else if let Some(relay) = block.relay {
+            if block.index > first {
                 // The block before was taken earlier and has the same rows still to come: it is never far.
                 let turn = &*relay.turns.add(index);
                 while turn.load(Ordering::Acquire) as usize != block.index {
@@ -50,7 +56,7 @@ impl<E: Element> Call<'_, E> {
                     std::thread::yield_now();
                 }
             }
-            dq
+            relay.dq.add(index * relay_len(&self.geometry))
         }
     }
 
@@ -59,10 +65,12 @@ impl<E: Element> Call<'_, E> {
     /// # Safety
     /// As [`run`](super::run).
     #[inline(always)]
-    pub(super) unsafe fn end_turn<S: Simd>(&self, index: usize, rows: Rows, sight: &Sight, dq: *mut f32) {
-        let Self { operands, block, arrays, .. } = self;
-        let Geometry { panel: lanes, width, .. } = self.geometry;
-        let last = (sight.last_end - 1) / operands.block_keys;
+    pub(super) unsafe fn end_turn<P: Products>(&self, index: usize, rows: &Range<usize>, dq: *mut f32) {
+        let Self { operands, block, geometry, .. } = self;
+        if self.sees_whole_rows(&block.keys(operands.block_keys)) {
+            return;
+        }
+        let (_, last) = self.blocks_of_keys(rows);
         // SAFETY: the relay holds all blocks of rows of the document; the rows are the document's, and
         // after the last block of keys no other thread writes them.
         unsafe {
@@ -72,22 +80,9 @@ impl<E: Element> Call<'_, E> {
                 }
                 return;
             }
-            for panel in 0..ROW_PANELS {
-                let (first, count) = rows.panel::<S>(panel);
-                let dq = dq.add(panel * lanes * width);
-                for i in (0..lanes * width).step_by(S::LANES) {
-                    S::store(dq.add(i), S::add(S::load(dq.add(i)), S::splat(0.0)));
-                }
-                // The packed rows are not needed any more.
-                pack::from_lanes::<S>(dq, width, arrays.staging);
-                pack::write_rows::<S, E>(
-                    &block.document,
-                    arrays.staging,
-                    first,
-                    count,
-                    operands.head_dim,
-                    &operands.dq,
-                );
+            for (i, (row, head)) in block.document.places(rows.start).take(rows.len()).enumerate() {
+                let dq = dq.add(i * geometry.width);
+                pack::narrow::<P::S, P::A, E>(dq, 1.0, operands.head_dim, operands.dq.at(row, head));
             }
         }
     }

@@ -1,0 +1,104 @@
+//! Asking for memory before it is needed, a little at each step of the products.
+//!
+//! A core keeps some dozens of lines on their way, and waits where more are asked for; so asking for a
+//! whole block at once takes as long as fetching it. Spread among the products, it costs nothing.
+
+use super::rows::Places;
+use crate::simd;
+
+/// One row, in units of a pace.
+const ROW: u32 = 1 << 8;
+
+/// The most spans at a time.
+const SPANS: usize = 10;
+
+/// Rows of a view of the caller's that will be needed next.
+#[derive(Clone, Copy)]
+pub(crate) struct Span {
+    pub(crate) base: *const u8,
+    /// From a row to the next, and from a head to the next, in bytes.
+    pub(crate) row_stride: usize,
+    pub(crate) head_stride: usize,
+    /// Bytes of a head of a row.
+    pub(crate) bytes: usize,
+    pub(crate) places: Places,
+    pub(crate) rows: usize,
+}
+
+/// Memory that is asked for while products are computed.
+pub(crate) struct Ahead {
+    spans: [Option<Span>; SPANS],
+    count: usize,
+    /// The first span that is not asked for yet.
+    at: usize,
+    rows: usize,
+    /// Rows for each step, and rows that are due.
+    pace: u32,
+    due: u32,
+    steps: u32,
+}
+
+impl Ahead {
+    pub(crate) fn new() -> Self {
+        Self { spans: [None; SPANS], count: 0, at: 0, rows: 0, pace: 0, due: 0, steps: 0 }
+    }
+
+    /// Forgets what is left and begins anew.
+    #[inline(always)]
+    pub(crate) fn clear(&mut self) {
+        (self.count, self.at, self.rows) = (0, 0, 0);
+    }
+
+    /// Adds a span.
+    #[inline(always)]
+    pub(crate) fn add(&mut self, span: Span) {
+        if span.rows > 0 {
+            self.spans[self.count] = Some(span);
+            self.count += 1;
+            self.rows += span.rows;
+        }
+    }
+
+    /// Spreads the spans over as many steps as there were since the last time.
+    #[inline(always)]
+    pub(crate) fn spread(&mut self) {
+        self.pace = self.rows as u32 * ROW / self.steps.max(1);
+        (self.steps, self.due) = (0, 0);
+    }
+
+    /// A step of the products: asks for what is due.
+    #[inline(always)]
+    pub(crate) fn step(&mut self) {
+        self.steps += 1;
+        self.due += self.pace;
+        while self.due >= ROW && self.at < self.count {
+            self.due -= ROW;
+            self.row();
+        }
+    }
+
+    /// Asks for everything that is left.
+    #[inline(always)]
+    pub(crate) fn finish(&mut self) {
+        while self.at < self.count {
+            self.row();
+        }
+    }
+
+    /// Asks for a row.
+    #[inline(always)]
+    fn row(&mut self) {
+        const LINE: usize = 64;
+        let Some(span) = &mut self.spans[self.at] else { return };
+        if let Some((row, head)) = span.places.next() {
+            let from = span.base.wrapping_add(row * span.row_stride + head * span.head_stride);
+            for byte in (0..span.bytes).step_by(LINE) {
+                simd::prefetch(from.wrapping_add(byte));
+            }
+        }
+        span.rows -= 1;
+        if span.rows == 0 {
+            self.at += 1;
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Which keys of a tile some consecutive rows see.
+
+use super::rows::DocumentRows;
+use super::{KEYS, ROWS};
+use core::ops::Range;
+
+/// The keys of a tile, counted from its begin, that each of up to [`ROWS`] rows sees: `begin..end`,
+/// both rising with the row.
+pub(crate) struct Sights {
+    rows: usize,
+    /// The first of the rows that sees no key of an earlier tile.
+    fresh: usize,
+    begin: [u32; ROWS],
+    end: [u32; ROWS],
+    /// Whether a row sees keys of this tile only.
+    inside: [bool; ROWS],
+}
+
+/// Neighbouring rows that products take together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Group {
+    /// The first of them, and how many.
+    pub(crate) first: usize,
+    pub(crate) rows: usize,
+    /// The keys that some of them see.
+    pub(crate) begin: usize,
+    pub(crate) end: usize,
+    /// Whether none of them sees a key of an earlier tile.
+    pub(crate) fresh: bool,
+}
+
+impl Group {
+    /// The keys that some of the rows see, rounded to multiples of `step`; none where none are seen.
+    #[inline(always)]
+    pub(crate) fn reach(&self, step: usize) -> Range<usize> {
+        if self.begin == self.end {
+            return 0..0;
+        }
+        self.begin / step * step..self.end.next_multiple_of(step)
+    }
+}
+
+impl Sights {
+    /// Rows `first..first + rows` of a document, and its tile at `tile`.
+    #[inline(always)]
+    pub(crate) fn new(document: &DocumentRows, first: usize, rows: usize, tile: usize) -> Self {
+        debug_assert!(rows <= ROWS);
+        let mut sights = Self { rows, fresh: 0, begin: [0; ROWS], end: [0; ROWS], inside: [false; ROWS] };
+        for run in document.runs(first..first + rows) {
+            let within = |key: usize| key.saturating_sub(tile).min(KEYS) as u32;
+            let behind = run.at + run.rows;
+            sights.begin[run.at..behind].fill(within(run.keys.start));
+            sights.end[run.at..behind].fill(within(run.keys.end));
+            sights.inside[run.at..behind].fill(tile <= run.keys.start && run.keys.end <= tile + KEYS);
+            if run.keys.start < tile {
+                sights.fresh = behind;
+            }
+        }
+        sights
+    }
+
+    /// How many rows there are.
+    #[inline(always)]
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether a row sees keys of this tile only.
+    #[inline(always)]
+    pub(crate) fn is_inside(&self, row: usize) -> bool {
+        self.inside[row]
+    }
+
+    /// The keys that a row sees.
+    #[inline(always)]
+    pub(crate) fn keys(&self, row: usize) -> Range<usize> {
+        self.begin[row] as usize..self.end[row] as usize
+    }
+
+    /// The rows in groups of `size`.
+    #[inline(always)]
+    pub(crate) fn groups(&self, size: usize) -> impl Iterator<Item = Group> {
+        (0..self.rows).step_by(size).map(move |first| self.group(first, size))
+    }
+
+    /// The group of up to `size` rows from `first` on.
+    #[inline(always)]
+    pub(crate) fn group(&self, first: usize, size: usize) -> Group {
+        let rows = size.min(self.rows - first);
+        let (begin, end) = (self.begin[first] as usize, self.end[first + rows - 1] as usize);
+        Group { first, rows, begin, end: end.max(begin), fresh: first >= self.fresh }
+    }
+
+    /// The keys in groups of `size`, each with the rows that see one of it, but for those that no row
+    /// sees.
+    #[inline(always)]
+    pub(crate) fn seen(&self, size: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let last = self.end[self.rows - 1] as usize;
+        let (mut first, mut behind) = (0, 0);
+        let groups = (self.begin[0] as usize / size * size..last).step_by(size);
+        groups.filter_map(move |key| {
+            // Both rise with the row.
+            while self.end[first] as usize <= key {
+                first += 1;
+            }
+            while behind < self.rows && (self.begin[behind] as usize) < key + size {
+                behind += 1;
+            }
+            (first < behind).then_some((key, first..behind))
+        })
+    }
+}
