@@ -18,15 +18,17 @@ pub(crate) struct ScratchPlan {
 impl ScratchPlan {
     pub(crate) fn new(prepared: &Prepared, pass: Pass, threads: usize) -> Self {
         let geometry = prepared.geometry();
-        let (shared, lane, blocks) = match pass {
-            Pass::Forward => (0, forward::bytes(&geometry, prepared.block_rows), prepared.forward.len()),
+        let (shared, lane, units) = match pass {
+            Pass::Forward => {
+                (0, forward::bytes(&geometry, prepared.block_rows), prepared.forward.units().len())
+            }
             Pass::Backward => (
                 Relays::bytes(prepared),
                 backward::bytes(&geometry, prepared.block_keys),
-                prepared.backward.len(),
+                prepared.backward.units().len(),
             ),
         };
-        let lanes = threads.min(blocks * prepared.shape.kv_heads);
+        let lanes = threads.min(units);
         Self { shared, lane, lanes }
     }
 

@@ -74,16 +74,16 @@ impl Device for Cpu {
         }
 
         let memory = Carver::new(scratch);
-        let kv_heads = prepared.shape.kv_heads;
-        let queue = Queue::new(prepared.forward.len() * kv_heads);
+        let schedule = &prepared.forward;
+        let queue = Queue::new(schedule.units().len());
         self.threads.run(plan.lanes, &|lane| {
             let memory = memory.lane(lane, plan.lane);
-            let block = |item: usize| {
-                let (rows, kv_head) = (&prepared.forward[item / kv_heads], item % kv_heads);
-                let document = prepared.rows(rows.document, kv_head);
-                forward::Block { document, kv_head, begin: rows.begin, end: rows.end }
+            let block = |number: usize| {
+                let (item, kv_head) = schedule.block(number);
+                let document = prepared.rows(item.document, kv_head);
+                forward::Block { document, kv_head, begin: item.work.begin, end: item.work.end }
             };
-            queue.each_with_next(block, |block, upcoming| {
+            queue.each_with_next(schedule.units(), block, |block, upcoming| {
                 // SAFETY: the machine has the instruction set (`Isa::checked`). Documents, rows and
                 // heads are inside the views, whose shapes were checked against the problem's; blocks
                 // are disjoint and each is taken once; the scratch is sized for them, and this part of
@@ -131,17 +131,17 @@ impl Device for Cpu {
         let mut memory = Carver::new(scratch);
         let relays = Relays::carve(&mut memory, prepared);
         relays.reset(prepared);
-        let kv_heads = prepared.shape.kv_heads;
-        let queue = Queue::new(prepared.backward.len() * kv_heads);
+        let schedule = &prepared.backward;
+        let queue = Queue::new(schedule.units().len());
         self.threads.run(plan.lanes, &|lane| {
             let memory = memory.lane(lane, plan.lane);
-            let block = |item: usize| {
-                let (keys, kv_head) = (&prepared.backward[item / kv_heads], item % kv_heads);
-                let document = prepared.rows(keys.document, kv_head);
-                let relay = relays.relay(prepared, keys.document, kv_head);
-                backward::Block { document, kv_head, index: keys.index, relay }
+            let block = |number: usize| {
+                let (item, kv_head) = schedule.block(number);
+                let document = prepared.rows(item.document, kv_head);
+                let relay = relays.relay(prepared, item.document, kv_head);
+                backward::Block { document, kv_head, index: item.work.index, relay }
             };
-            queue.each_with_next(block, |block, upcoming| {
+            queue.each_with_next(schedule.units(), block, |block, upcoming| {
                 // SAFETY: as in the forward pass. Blocks of keys are disjoint and each is taken once;
                 // a document's blocks stand in the list in ascending order, so those before this one
                 // are done, at work, or about to be after one of a lower number.

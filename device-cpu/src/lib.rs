@@ -32,6 +32,7 @@ mod error;
 mod isa;
 mod kernel;
 mod prepare;
+mod schedule;
 mod scratch;
 mod simd;
 mod strided;

@@ -4,8 +4,8 @@ use crate::Isa;
 use crate::dispatch;
 use crate::kernel::backward::{largest_block, relay_len, row_blocks_that_see};
 use crate::kernel::rows::DocumentRows;
-use crate::kernel::{Geometry, KEYS, PANEL, ROWS};
-use core::cmp::Reverse;
+use crate::kernel::{GRAIN, Geometry, PANEL, ROWS};
+use crate::schedule::{Item, Schedule};
 use core::ops::Range;
 use microseq_core::{Attention, Mask, Problem, Segment, Shape};
 use std::vec::Vec;
@@ -13,8 +13,10 @@ use std::vec::Vec;
 /// Elements of queries and output that a forward block keeps in f32: half of a core's own cache.
 const FORWARD_ELEMENTS: usize = 64 * 1024;
 
-/// Blocks of work for each thread, at least, where a problem has them.
-const BLOCKS_PER_THREAD: usize = 4;
+/// What handling a row or a key once costs besides its products, as products of a row and a key: packing
+/// and unpacking, measured.
+const ROW_COST: u64 = 16;
+const KEY_COST: u64 = 24;
 
 /// A problem prepared for the CPU device: which blocks of rows and of keys there are, and in which
 /// order they are worked on.
@@ -28,10 +30,10 @@ pub struct Prepared {
     pub(crate) documents: Vec<Document>,
     /// Rows of a forward block, at most: whole panels.
     pub(crate) block_rows: usize,
-    pub(crate) forward: Vec<RowBlock>,
-    pub(crate) backward: Vec<KeyBlock>,
-    /// Keys of a backward block.
+    pub(crate) forward: Schedule<RowBlock>,
+    /// Keys of a backward block, at most.
     pub(crate) block_keys: usize,
+    pub(crate) backward: Schedule<KeyBlock>,
     /// Elements of all dq on their way, and their turns.
     pub(crate) relay_elements: usize,
     pub(crate) relay_turns: usize,
@@ -47,24 +49,17 @@ pub(crate) struct Document {
     pub(crate) row_blocks: usize,
 }
 
-/// Forward work: rows of a document, for each K/V head.
+/// Forward work: rows of a document.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowBlock {
-    pub(crate) document: usize,
     pub(crate) begin: usize,
     pub(crate) end: usize,
-    /// Roughly its pairs.
-    weight: usize,
 }
 
-/// Backward work: a block of a document's keys, for each K/V head.
+/// Backward work: a document's block of keys.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeyBlock {
-    pub(crate) document: usize,
     pub(crate) index: usize,
-    /// Work of this block or of a later one of the document, whichever is more: never rises within a
-    /// document, so that sorting by it keeps a document's blocks in order.
-    weight: u64,
 }
 
 impl Prepared {
@@ -76,9 +71,9 @@ impl Prepared {
             blind: Vec::new(),
             documents: Vec::new(),
             block_rows: PANEL,
-            forward: Vec::new(),
-            backward: Vec::new(),
-            block_keys: KEYS,
+            forward: Schedule::new(),
+            block_keys: GRAIN,
+            backward: Schedule::new(),
             relay_elements: 0,
             relay_turns: 0,
         };
@@ -91,10 +86,10 @@ impl Prepared {
         self.isa = isa;
         self.shape = problem.shape();
         self.attention = *problem.attention();
-        self.block_keys = self.choose_block(problem, threads);
         self.list_documents(problem);
-        self.list_forward(threads);
-        self.list_backward();
+        self.choose_rows(threads);
+        self.choose_keys(threads);
+        self.list_relays();
     }
 
     /// The sizes of the kernels' arrays.
@@ -113,23 +108,9 @@ impl Prepared {
         }
     }
 
-    /// Blocks of keys as large as the cache takes, but enough of them to keep every thread busy.
-    fn choose_block(&self, problem: &Problem<'_>, threads: usize) -> usize {
-        let mut keys = largest_block(self.shape.head_dim);
-        let blocks = |keys: usize| {
-            let documents = problem.batch().segments().map(|s| s.k_len.div_ceil(keys)).sum::<usize>();
-            documents * self.shape.kv_heads
-        };
-        while keys > KEYS && blocks(keys) < BLOCKS_PER_THREAD * threads {
-            keys -= KEYS;
-        }
-        keys
-    }
-
     fn list_documents(&mut self, problem: &Problem<'_>) {
         self.blind.clear();
         self.documents.clear();
-        (self.relay_elements, self.relay_turns) = (0, 0);
         let mut row = 0;
         for segment in problem.batch().segments() {
             let blind = blind_queries(&segment, self.attention.mask());
@@ -138,64 +119,133 @@ impl Prepared {
             push_blind(&mut self.blind, row..seeing.q_begin);
             row = segment.q().end;
             if seeing.q_len > 0 {
-                let document = self.document(seeing);
-                self.documents.push(document);
+                let row_blocks = (seeing.q_len * self.attention.group()).div_ceil(ROWS);
+                self.documents.push(Document { segment: seeing, relay: None, row_blocks });
             }
         }
         push_blind(&mut self.blind, row..self.shape.q_rows);
     }
 
-    fn document(&mut self, segment: Segment) -> Document {
-        let geometry = self.geometry();
-        let rows = segment.q_len * self.attention.group();
-        let row_blocks = rows.div_ceil(ROWS);
-        let relay = (segment.k_len > self.block_keys).then_some((self.relay_elements, self.relay_turns));
-        if relay.is_some() {
-            self.relay_turns += row_blocks * self.shape.kv_heads;
-            self.relay_elements += row_blocks * relay_len(&geometry) * self.shape.kv_heads;
+    /// Forward blocks of as many rows as the cache takes, or smaller ones where threads would idle.
+    fn choose_rows(&mut self, threads: usize) {
+        let mut panels = (FORWARD_ELEMENTS / (self.geometry().width * PANEL)).max(1);
+        let mut best = None;
+        loop {
+            self.list_forward(panels * PANEL, threads);
+            let makespan = self.forward.makespan(threads);
+            if best.is_none_or(|(least, _)| makespan < least) {
+                best = Some((makespan, panels));
+            }
+            if panels == 1 || self.forward.is_balanced(threads) {
+                break;
+            }
+            panels /= 2;
         }
-        Document { segment, relay, row_blocks }
+        if let Some((_, best)) = best.filter(|(_, best)| *best != panels) {
+            self.list_forward(best * PANEL, threads);
+        }
     }
 
-    fn list_forward(&mut self, threads: usize) {
+    fn list_forward(&mut self, block_rows: usize, threads: usize) {
+        self.block_rows = block_rows;
         self.forward.clear();
-        let group = self.attention.group();
-        let total: usize = self.documents.iter().map(|d| d.segment.q_len * group).sum();
-        // As many rows as the cache takes, but enough blocks to keep every thread busy.
-        let cached = FORWARD_ELEMENTS / (self.geometry().width * PANEL);
-        let shared = total * self.shape.kv_heads / (BLOCKS_PER_THREAD * threads * PANEL);
-        self.block_rows = cached.min(shared).max(1) * PANEL;
-        let step = self.block_rows;
         for document in 0..self.documents.len() {
             let rows = self.rows(document, 0);
-            for begin in (0..rows.len()).step_by(step) {
-                let end = rows.len().min(begin + step);
-                // Sights rise evenly: the middle row's is the average.
-                let weight = rows.keys(begin + (end - begin) / 2).len() * (end - begin);
-                self.forward.push(RowBlock { document, begin, end, weight });
+            for (index, begin) in (0..rows.len()).step_by(block_rows).enumerate() {
+                let end = rows.len().min(begin + block_rows);
+                let weight = forward_weight(&rows, begin..end);
+                let work = RowBlock { begin, end };
+                self.forward.push(Item { work, document, index, weight, rank: weight, waits: false });
             }
         }
-        self.forward.sort_unstable_by_key(|b| (Reverse(b.weight), b.document, b.begin));
+        self.forward.arrange(self.shape.kv_heads, threads);
     }
 
-    fn list_backward(&mut self) {
+    /// Backward blocks of as many keys as the cache takes, or smaller ones where threads would idle.
+    fn choose_keys(&mut self, threads: usize) {
+        let mut keys = largest_block(self.shape.head_dim);
+        let mut best = None;
+        loop {
+            self.list_backward(keys, threads);
+            let makespan = self.backward.makespan(threads);
+            if best.is_none_or(|(least, _)| makespan < least) {
+                best = Some((makespan, keys));
+            }
+            if keys == GRAIN || self.backward.is_balanced(threads) {
+                break;
+            }
+            keys -= GRAIN;
+        }
+        if let Some((_, best)) = best.filter(|(_, best)| *best != keys) {
+            self.list_backward(best, threads);
+        }
+    }
+
+    fn list_backward(&mut self, block_keys: usize, threads: usize) {
+        self.block_keys = block_keys;
         self.backward.clear();
-        let keys_of_block = self.block_keys;
         for document in 0..self.documents.len() {
             let rows = self.rows(document, 0);
-            let blocks = rows.segment.k_len.div_ceil(keys_of_block);
-            let mut weight = 0;
+            let blocks = rows.segment.k_len.div_ceil(block_keys);
+            let mut rank = 0;
             for index in (0..blocks).rev() {
-                let keys = index * keys_of_block..rows.segment.k_len.min((index + 1) * keys_of_block);
-                let row_blocks = row_blocks_that_see(&rows, &keys);
-                if !row_blocks.is_empty() {
-                    weight = weight.max(row_blocks.len() as u64 * keys.len() as u64);
-                    self.backward.push(KeyBlock { document, index, weight });
+                let keys = index * block_keys..rows.segment.k_len.min((index + 1) * block_keys);
+                let seeing = row_blocks_that_see(&rows, &keys);
+                if seeing.is_empty() {
+                    continue;
                 }
+                let weight = backward_weight(&rows, &keys, seeing);
+                // A block comes after those before it in its document.
+                rank = weight.max(rank);
+                self.backward.push(Item {
+                    work: KeyBlock { index },
+                    document,
+                    index,
+                    weight,
+                    rank,
+                    waits: blocks > 1,
+                });
             }
         }
-        self.backward.sort_unstable_by_key(|b| (Reverse(b.weight), b.document, b.index));
+        self.backward.arrange(self.shape.kv_heads, threads);
     }
+
+    /// Makes room for the dq of documents with several blocks of keys.
+    fn list_relays(&mut self) {
+        let relay_len = relay_len(&self.geometry());
+        (self.relay_elements, self.relay_turns) = (0, 0);
+        for document in &mut self.documents {
+            document.relay = None;
+            if document.segment.k_len > self.block_keys {
+                document.relay = Some((self.relay_elements, self.relay_turns));
+                self.relay_turns += document.row_blocks * self.shape.kv_heads;
+                self.relay_elements += document.row_blocks * relay_len * self.shape.kv_heads;
+            }
+        }
+    }
+}
+
+/// What a block of rows costs.
+fn forward_weight(rows: &DocumentRows, block: Range<usize>) -> u64 {
+    // Sights rise evenly: the middle row's is the average.
+    let pairs = rows.keys(block.start + block.len() / 2).len() * block.len();
+    let tiles = rows.keys(block.start).start..rows.keys(block.end - 1).end;
+    pairs as u64 + block.len() as u64 * ROW_COST + tiles.len() as u64 * KEY_COST
+}
+
+/// What a block of keys costs that some blocks of rows see.
+fn backward_weight(rows: &DocumentRows, keys: &Range<usize>, seeing: Range<usize>) -> u64 {
+    let seeing = seeing.start * ROWS..rows.len().min(seeing.end * ROWS);
+    let seen = |row: usize| {
+        let sees = rows.keys(row);
+        sees.end.min(keys.end).saturating_sub(sees.start.max(keys.start)) as u64
+    };
+    // What rows see of the keys rises evenly where the diagonal crosses them, and falls where a window
+    // leaves them: rows at even distances are a fair sample.
+    const SAMPLES: usize = 16;
+    let at = |i: usize| seeing.start + (2 * i + 1) * seeing.len() / (2 * SAMPLES);
+    let pairs = (0..SAMPLES).map(|i| seen(at(i))).sum::<u64>() * seeing.len() as u64 / SAMPLES as u64;
+    pairs + seeing.len() as u64 * ROW_COST + keys.len() as u64 * KEY_COST
 }
 
 /// Queries at the begin of a segment that see no key: all without keys, else those before the first

@@ -4,6 +4,7 @@
 //! Which lane takes which item never shows in the results.
 
 use crate::CpuError;
+use crate::schedule::Unit;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// The threads of a device.
@@ -101,15 +102,40 @@ impl Queue {
         (item < self.items).then_some(item)
     }
 
-    /// Makes items of numbers and works on them one after the other, knowing the one that follows.
+    /// The next number, if it is `wanted`.
+    fn take_if(&self, wanted: impl Fn(usize) -> bool) -> Option<usize> {
+        let next = self.next.load(Ordering::Relaxed);
+        let free = next < self.items && wanted(next);
+        let taken =
+            free.then(|| self.next.compare_exchange(next, next + 1, Ordering::Relaxed, Ordering::Relaxed));
+        taken.and_then(Result::ok)
+    }
+
+    /// Works on the blocks of unit after unit, knowing the one that follows where that is known.
     ///
-    /// An item may wait for items of lower numbers: the lowest that is not done yet is always being
-    /// worked on, for a thread that holds it as its next one works on a lower one still.
-    pub(crate) fn each_with_next<T>(&self, make: impl Fn(usize) -> T, mut work: impl FnMut(&T, Option<&T>)) {
-        let mut next = self.take().map(&make);
-        while let Some(item) = next {
-            next = self.take().map(&make);
-            work(&item, next.as_ref());
+    /// A block may wait for blocks of units before its own: the first that is not done yet is always being
+    /// worked on, for a thread that holds it as its next one works on one before it.
+    pub(crate) fn each_with_next<T>(
+        &self,
+        units: &[Unit],
+        make: impl Fn(usize) -> T,
+        mut work: impl FnMut(&T, Option<&T>),
+    ) {
+        let mut taken = self.take();
+        let mut next = None;
+        while let Some(unit) = taken.map(|unit| &units[unit]) {
+            let behind = unit.first + unit.count;
+            let mut block = next.take().unwrap_or_else(|| make(unit.first));
+            for number in unit.first + 1..behind {
+                let following = make(number);
+                work(&block, Some(&following));
+                block = following;
+            }
+            // The unit's last block.
+            taken = self.take_if(|unit| units[unit].early);
+            next = taken.map(|unit| make(units[unit].first));
+            work(&block, next.as_ref());
+            taken = taken.or_else(|| self.take());
         }
     }
 }

@@ -247,7 +247,7 @@ impl<E: Element> Call<'_, E> {
     #[inline(always)]
     unsafe fn attend<P: Products>(&self, tile: usize, rows: &Range<usize>, last: bool, ahead: &mut Ahead) {
         let Self { operands, block, arrays, geometry, .. } = self;
-        let sights = Sights::new(&block.document, rows.start, rows.len(), tile);
+        let sights = Sights::new(&block.document, rows.clone(), tile..tile + KEYS);
         let (place, width, head_dim) = (self.place(rows), geometry.width, operands.head_dim);
         // SAFETY: the arrays hold the tile and the block's rows; the rows are the document's.
         unsafe {

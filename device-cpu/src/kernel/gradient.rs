@@ -4,7 +4,7 @@ use super::SCORES;
 use super::lanes::{Reach, Square};
 use super::products::Products;
 use super::scoring::Scoring;
-use super::sights::Sights;
+use super::sights::{Sights, in_one_grain};
 use crate::simd::{self, MAX_LANES, Simd};
 use core::ops::Range;
 
@@ -22,10 +22,10 @@ pub(crate) struct Known {
 
 /// Whether a row's gradients need its output. They are `p (dp - delta)`, with `dp` a key's `dout . v` and
 /// `delta = out . dout`, which is the sum of `p dp` over the keys that the row sees: where they all lie in
-/// one tile, that sum is at hand, and the output need not be read.
+/// one grain, that sum is at hand, and the output need not be read.
 #[inline(always)]
 pub(crate) fn needs_output(scoring: &Scoring, keys: &Range<usize>) -> bool {
-    keys.start / super::KEYS != (keys.end - 1) / super::KEYS || !scoring.is_linear()
+    !in_one_grain(keys) || !scoring.is_linear()
 }
 
 /// Turns products and `dout . v` of a block of rows with the keys of a tile into probabilities `p` and
@@ -81,21 +81,18 @@ unsafe fn probabilities<P: Products>(
             let (p, ds) = (p.add(row * SCORES), ds.add(row * SCORES));
             let (reach, minus_lse) = (Reach::of::<P>(sights, row), P::S::splat(-*known.lse.add(row)));
             let mut sum = P::S::splat(0.0);
-            for (key, whole) in reach.vectors::<P::S>() {
-                let raw = scoring.raw::<P::S>(P::S::load(p.add(key)));
-                let mut probability = simd::exp2::<P::S>(P::S::fma(raw, factor, minus_lse));
-                let mut dp = P::S::load(ds.add(key));
-                if !whole {
-                    probability = reach.apply::<P::S>(key, probability, 0.0);
-                    dp = reach.apply::<P::S>(key, dp, 0.0);
-                    P::S::store(ds.add(key), dp);
-                }
-                sum = P::S::fma(probability, dp, sum);
+            scoring.make_raw::<P::S>(p, reach.vectors::<P::S>());
+            reach.hide::<P::S>(p, f32::NEG_INFINITY);
+            reach.hide::<P::S>(ds, 0.0);
+            for key in reach.vectors::<P::S>() {
+                let raw = P::S::load(p.add(key));
+                let probability = simd::exp2::<P::S>(P::S::fma(raw, factor, minus_lse));
+                sum = P::S::fma(probability, P::S::load(ds.add(key)), sum);
                 P::S::store(p.add(key), probability);
             }
             square.set::<P::S>(row - rows.start, sum);
         }
-        square.reduce::<P::S, false>()
+        square.join::<P::S, false>()
     }
 }
 
@@ -117,7 +114,7 @@ unsafe fn inner_gradients<P: Products>(
             let (p, ds) = (p.add(row * SCORES), ds.add(row * SCORES));
             let delta = P::S::splat(deltas[row - rows.start]);
             let scale = P::S::splat(*known.scale.add(row));
-            for (key, _) in Reach::of::<P>(sights, row).vectors::<P::S>() {
+            for key in Reach::of::<P>(sights, row).vectors::<P::S>() {
                 let pull = P::S::mul(P::S::sub(P::S::load(ds.add(key)), delta), scale);
                 P::S::store(ds.add(key), P::S::mul(P::S::load(p.add(key)), pull));
             }
@@ -143,13 +140,13 @@ unsafe fn outer_gradients<P: Products>(
         let delta = P::S::splat(*known.delta.add(row));
         let scale = P::S::splat(*known.scale.add(row));
         let reach = Reach::of::<P>(sights, row);
-        for (key, whole) in reach.vectors::<P::S>() {
+        for key in reach.vectors::<P::S>() {
             let raw = scoring.raw::<P::S>(P::S::load(p.add(key)));
             let slope = scoring.slope::<P::S>(raw, scale);
             let mut probability = simd::exp2::<P::S>(P::S::fma(raw, factor, minus_lse));
             let pull = P::S::mul(P::S::sub(P::S::load(ds.add(key)), delta), slope);
             let mut gradient = P::S::mul(probability, pull);
-            if !whole {
+            if !reach.covers::<P::S>(key) {
                 probability = reach.apply::<P::S>(key, probability, 0.0);
                 gradient = reach.apply::<P::S>(key, gradient, 0.0);
             }

@@ -21,11 +21,36 @@ impl Reach {
         Self { begin: reach.start, end: reach.end, sees: (sees.start, sees.end) }
     }
 
-    /// The keys, a vector at a time, each with whether the row sees all of it.
+    /// The keys, a vector at a time.
     #[inline(always)]
-    pub(super) fn vectors<S: Simd>(&self) -> impl Iterator<Item = (usize, bool)> {
-        let (begin, end) = self.sees;
-        (self.begin..self.end).step_by(S::LANES).map(move |key| (key, begin <= key && key + S::LANES <= end))
+    pub(super) fn vectors<S: Simd>(&self) -> impl Iterator<Item = usize> {
+        (self.begin..self.end).step_by(S::LANES)
+    }
+
+    /// Whether the row sees all keys of the vector at `key`.
+    #[inline(always)]
+    pub(super) fn covers<S: Simd>(&self, key: usize) -> bool {
+        self.sees.0 <= key && key + S::LANES <= self.sees.1
+    }
+
+    /// Puts `hidden` in place of the scores of keys that the row does not see.
+    ///
+    /// # Safety
+    /// As [`Simd`]; `scores` reaches the keys.
+    #[inline(always)]
+    pub(super) unsafe fn hide<S: Simd>(&self, scores: *mut f32, hidden: f32) {
+        // From the first vector that the row does not see all of to the next that it does.
+        let behind = self.sees.1 / S::LANES * S::LANES;
+        let before = self.sees.0.next_multiple_of(S::LANES).min(self.end);
+        // SAFETY: the caller vouches for the keys.
+        unsafe {
+            for key in (self.begin..before).step_by(S::LANES) {
+                S::store(scores.add(key), self.apply::<S>(key, S::load(scores.add(key)), hidden));
+            }
+            for key in (behind.max(before)..self.end).step_by(S::LANES) {
+                S::store(scores.add(key), self.apply::<S>(key, S::load(scores.add(key)), hidden));
+            }
+        }
     }
 
     /// `score` in the lanes that the row sees, of the vector at `key`, else `hidden`.
@@ -72,28 +97,13 @@ impl Square {
         unsafe { S::store(self.0.as_mut_ptr().add(row * S::LANES), v) }
     }
 
-    /// Joins the lanes of each row, pair by pair, to their maximum or else their sum: row `i` to lane `i`.
+    /// Joins the lanes of each row, to their maximum or else their sum: row `i` to lane `i`.
     ///
     /// # Safety
     /// As [`Simd`].
     #[inline(always)]
-    pub(crate) unsafe fn reduce<S: Simd, const MAX: bool>(&self) -> S::V {
-        let mut turned = Self::new();
-        // SAFETY: both hold a square.
-        unsafe {
-            S::transpose(self.0.as_ptr(), S::LANES, turned.0.as_mut_ptr(), S::LANES);
-            let mut v = [S::splat(0.0); MAX_LANES];
-            for (lane, v) in v.iter_mut().enumerate().take(S::LANES) {
-                *v = S::load(turned.0.as_ptr().add(lane * S::LANES));
-            }
-            let mut left = S::LANES / 2;
-            while left > 0 {
-                for i in 0..left {
-                    v[i] = if MAX { S::max(v[i], v[i + left]) } else { S::add(v[i], v[i + left]) };
-                }
-                left /= 2;
-            }
-            v[0]
-        }
+    pub(crate) unsafe fn join<S: Simd, const MAX: bool>(&self) -> S::V {
+        // SAFETY: it holds a square.
+        unsafe { S::join::<MAX>(self.0.as_ptr()) }
     }
 }

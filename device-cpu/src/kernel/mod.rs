@@ -41,8 +41,11 @@ pub(crate) use arithmetic::Bf16Pairs;
 pub(crate) use arithmetic::{Arithmetic, Singles};
 pub(crate) use rows::Places;
 
-/// Keys of a tile.
-pub(crate) const KEYS: usize = 128;
+/// Keys of a tile, at most.
+pub(crate) const KEYS: usize = 256;
+
+/// Keys of the smallest block of keys in the backward pass; others are multiples.
+pub(crate) const GRAIN: usize = 128;
 
 /// Words that lie side by side in packed operands; widths are padded to a multiple.
 pub(crate) const CHUNK: usize = 16;

@@ -141,11 +141,14 @@ impl<R: Registers> Products for R {
         ahead: &mut Ahead,
     ) {
         let key_slice = slice(words.next_multiple_of(CHUNK));
+        let keys_seen = sights.all();
+        let (mut chunk, end) = (keys_seen.start / CHUNK, keys_seen.end.div_ceil(CHUNK));
         // A few chunks of keys stay in the innermost cache while all rows meet them.
-        for begin in (0..KEYS / CHUNK).step_by(R::SCORES) {
+        while chunk < end {
+            let share = share(end - chunk, R::SCORES);
             for group in sights.groups(R::ROWS) {
-                let first = begin.max(group.begin / CHUNK);
-                let behind = (begin + R::SCORES).min(group.end.div_ceil(CHUNK));
+                let first = chunk.max(group.begin / CHUNK);
+                let behind = (chunk + share).min(group.end.div_ceil(CHUNK));
                 if first >= behind {
                     continue;
                 }
@@ -163,6 +166,7 @@ impl<R: Registers> Products for R {
                     <R as Registers>::scores(group.rows, behind - first, operands);
                 }
             }
+            chunk += share;
         }
     }
 

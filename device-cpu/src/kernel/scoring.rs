@@ -52,6 +52,21 @@ impl Scoring {
         !matches!(self.raw, Raw::Capped { .. })
     }
 
+    /// Turns products into raw scores, in place, at each of `places`.
+    ///
+    /// # Safety
+    /// As [`Simd`]; a vector is at each place.
+    #[inline(always)]
+    pub(super) unsafe fn make_raw<S: Simd>(&self, scores: *mut f32, places: impl Iterator<Item = usize>) {
+        if matches!(self.raw, Raw::Product) {
+            return;
+        }
+        for place in places {
+            // SAFETY: the caller vouches for the place.
+            unsafe { S::store(scores.add(place), self.raw::<S>(S::load(scores.add(place)))) }
+        }
+    }
+
     /// The raw score.
     ///
     /// # Safety

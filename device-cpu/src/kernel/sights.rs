@@ -1,7 +1,7 @@
 //! Which keys of a tile some consecutive rows see.
 
 use super::rows::DocumentRows;
-use super::{KEYS, ROWS};
+use super::{GRAIN, ROWS};
 use core::ops::Range;
 
 /// The keys of a tile, counted from its begin, that each of up to [`ROWS`] rows sees: `begin..end`,
@@ -12,8 +12,14 @@ pub(crate) struct Sights {
     fresh: usize,
     begin: [u32; ROWS],
     end: [u32; ROWS],
-    /// Whether a row sees keys of this tile only.
+    /// Whether a row sees keys of this tile only, and all in one grain.
     inside: [bool; ROWS],
+}
+
+/// Whether keys lie in one grain of their document: whatever the blocks of keys are, in one tile.
+#[inline(always)]
+pub(crate) fn in_one_grain(keys: &Range<usize>) -> bool {
+    keys.start / GRAIN == (keys.end - 1) / GRAIN
 }
 
 /// Neighbouring rows that products take together.
@@ -41,18 +47,20 @@ impl Group {
 }
 
 impl Sights {
-    /// Rows `first..first + rows` of a document, and its tile at `tile`.
+    /// Some rows of a document, and its tile of keys `tile`.
     #[inline(always)]
-    pub(crate) fn new(document: &DocumentRows, first: usize, rows: usize, tile: usize) -> Self {
-        debug_assert!(rows <= ROWS);
-        let mut sights = Self { rows, fresh: 0, begin: [0; ROWS], end: [0; ROWS], inside: [false; ROWS] };
-        for run in document.runs(first..first + rows) {
-            let within = |key: usize| key.saturating_sub(tile).min(KEYS) as u32;
+    pub(crate) fn new(document: &DocumentRows, rows: Range<usize>, tile: Range<usize>) -> Self {
+        debug_assert!(rows.len() <= ROWS);
+        let mut sights =
+            Self { rows: rows.len(), fresh: 0, begin: [0; ROWS], end: [0; ROWS], inside: [false; ROWS] };
+        for run in document.runs(rows) {
+            let within = |key: usize| key.saturating_sub(tile.start).min(tile.len()) as u32;
             let behind = run.at + run.rows;
             sights.begin[run.at..behind].fill(within(run.keys.start));
             sights.end[run.at..behind].fill(within(run.keys.end));
-            sights.inside[run.at..behind].fill(tile <= run.keys.start && run.keys.end <= tile + KEYS);
-            if run.keys.start < tile {
+            let inside = tile.start <= run.keys.start && run.keys.end <= tile.end && in_one_grain(&run.keys);
+            sights.inside[run.at..behind].fill(inside);
+            if run.keys.start < tile.start {
                 sights.fresh = behind;
             }
         }
@@ -65,7 +73,7 @@ impl Sights {
         self.rows
     }
 
-    /// Whether a row sees keys of this tile only.
+    /// Whether a row sees keys of this tile only, and all in one grain.
     #[inline(always)]
     pub(crate) fn is_inside(&self, row: usize) -> bool {
         self.inside[row]
@@ -75,6 +83,12 @@ impl Sights {
     #[inline(always)]
     pub(crate) fn keys(&self, row: usize) -> Range<usize> {
         self.begin[row] as usize..self.end[row] as usize
+    }
+
+    /// The keys from the first to the last that some row sees.
+    #[inline(always)]
+    pub(crate) fn all(&self) -> Range<usize> {
+        self.begin[0] as usize..self.end[self.rows - 1] as usize
     }
 
     /// The rows in groups of `size`.

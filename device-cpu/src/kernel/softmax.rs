@@ -77,18 +77,15 @@ unsafe fn mask_and_maximise<P: Products>(
     unsafe {
         for row in rows.clone() {
             let (scores, reach) = (scores.add(row * SCORES), Reach::of::<P>(sights, row));
+            scoring.make_raw::<P::S>(scores, reach.vectors::<P::S>());
+            reach.hide::<P::S>(scores, f32::NEG_INFINITY);
             let mut max = P::S::splat(f32::NEG_INFINITY);
-            for (key, whole) in reach.vectors::<P::S>() {
-                let mut raw = scoring.raw::<P::S>(P::S::load(scores.add(key)));
-                if !whole {
-                    raw = reach.apply::<P::S>(key, raw, f32::NEG_INFINITY);
-                }
-                P::S::store(scores.add(key), raw);
-                max = P::S::max(max, raw);
+            for key in reach.vectors::<P::S>() {
+                max = P::S::max(max, P::S::load(scores.add(key)));
             }
             square.set::<P::S>(row - rows.start, max);
         }
-        square.reduce::<P::S, true>()
+        square.join::<P::S, true>()
     }
 }
 
@@ -133,7 +130,7 @@ unsafe fn exponentiate<P: Products>(
             let (scores, reach) = (scores.add(row * SCORES), Reach::of::<P>(sights, row));
             let base = P::S::splat(bases[row - rows.start]);
             let mut sum = P::S::splat(0.0);
-            for (key, _) in reach.vectors::<P::S>() {
+            for key in reach.vectors::<P::S>() {
                 let difference = P::S::sub(P::S::load(scores.add(key)), base);
                 let p = simd::exp2::<P::S>(P::S::mul(difference, factor));
                 sum = P::S::add(sum, p);
@@ -141,6 +138,6 @@ unsafe fn exponentiate<P: Products>(
             }
             square.set::<P::S>(row - rows.start, sum);
         }
-        square.reduce::<P::S, false>()
+        square.join::<P::S, false>()
     }
 }

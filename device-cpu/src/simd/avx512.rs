@@ -134,6 +134,38 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn join<const MAX: bool>(from: *const f32) -> __m512 {
+        // SAFETY: the trait's contract.
+        unsafe {
+            // Two vectors become one, again and again: halves joined, quarters, pairs, single lanes.
+            let mut v = [_mm512_setzero_ps(); 16];
+            for (i, v) in v.iter_mut().enumerate() {
+                *v = _mm512_loadu_ps(from.add(i * 16));
+            }
+            for i in 0..8 {
+                let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(v[2 * i], v[2 * i + 1]);
+                let high = _mm512_shuffle_f32x4::<0b11_10_11_10>(v[2 * i], v[2 * i + 1]);
+                v[i] = larger_or_sum::<MAX>(low, high);
+            }
+            for i in 0..4 {
+                let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(v[2 * i], v[2 * i + 1]);
+                let odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(v[2 * i], v[2 * i + 1]);
+                v[i] = larger_or_sum::<MAX>(even, odd);
+            }
+            for i in 0..2 {
+                let low = _mm512_shuffle_ps::<0b01_00_01_00>(v[2 * i], v[2 * i + 1]);
+                let high = _mm512_shuffle_ps::<0b11_10_11_10>(v[2 * i], v[2 * i + 1]);
+                v[i] = larger_or_sum::<MAX>(low, high);
+            }
+            let even = _mm512_shuffle_ps::<0b10_00_10_00>(v[0], v[1]);
+            let odd = _mm512_shuffle_ps::<0b11_01_11_01>(v[0], v[1]);
+            // Lane 4 l + j holds vector 4 j + l.
+            let places = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_permutexvar_ps(places, larger_or_sum::<MAX>(even, odd))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
         // SAFETY: the trait's contract.
         unsafe {
@@ -147,6 +179,13 @@ impl Simd for Avx512 {
             }
         }
     }
+}
+
+/// The larger of each lane, or else the sum.
+#[inline(always)]
+unsafe fn larger_or_sum<const MAX: bool>(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: the callers have AVX-512 F.
+    unsafe { if MAX { _mm512_max_ps(a, b) } else { _mm512_add_ps(a, b) } }
 }
 
 /// Exchanges ever larger blocks: single elements, pairs, quarters, halves.

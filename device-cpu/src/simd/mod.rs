@@ -83,6 +83,22 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn load_bf16(from: *const u16) -> Self::V;
     /// Writes bfloat16, rounded to nearest, ties to even.
     unsafe fn store_bf16(to: *mut u16, v: Self::V);
+    /// Joins the lanes of each of `LANES` vectors that follow each other, to their maximum or else their
+    /// sum: vector `i` to lane `i`. The order is the same for every vector.
+    #[inline(always)]
+    unsafe fn join<const MAX: bool>(from: *const f32) -> Self::V {
+        let mut turned = [0.0; MAX_LANES * MAX_LANES];
+        // SAFETY: the caller gives a block, and the other one holds as much.
+        unsafe {
+            Self::transpose(from, Self::LANES, turned.as_mut_ptr(), Self::LANES);
+            let mut joined = Self::load(turned.as_ptr());
+            for lane in 1..Self::LANES {
+                let next = Self::load(turned.as_ptr().add(lane * Self::LANES));
+                joined = if MAX { Self::max(joined, next) } else { Self::add(joined, next) };
+            }
+            joined
+        }
+    }
     /// Writes the transpose of a block of `LANES` by `LANES`; strides in elements.
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
 }

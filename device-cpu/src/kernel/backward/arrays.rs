@@ -45,9 +45,9 @@ impl Arrays {
         let by_rows = width / CHUNK * slice(ROWS / per_word);
         let (q, dout) = (memory.take(rows), memory.take(rows));
         Self {
-            k: memory.take(keys / KEYS * geometry.transposed_tile()),
-            v: memory.take(keys / KEYS * geometry.transposed_tile()),
-            k_by_keys: memory.take(keys / KEYS * geometry.tile_by_keys()),
+            k: memory.take(keys.div_ceil(KEYS) * geometry.transposed_tile()),
+            v: memory.take(keys.div_ceil(KEYS) * geometry.transposed_tile()),
+            k_by_keys: memory.take(keys.div_ceil(KEYS) * geometry.tile_by_keys()),
             dk: memory.take(keys * width),
             dv: memory.take(keys * width),
             staging: memory.take(CHUNK * words),

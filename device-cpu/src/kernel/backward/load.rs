@@ -137,7 +137,7 @@ impl<E: Element> Call<'_, E> {
                     let (out, dout) = (operands.out.at(place, head), operands.dout.at(place, head));
                     square.set::<S>(row, products::<S, E>(out, dout, operands.head_dim));
                 }
-                S::store(arrays.delta.add(first), square.reduce::<S, false>());
+                S::store(arrays.delta.add(first), square.join::<S, false>());
             }
         }
     }

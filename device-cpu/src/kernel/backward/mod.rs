@@ -16,7 +16,7 @@ use super::gradient;
 use super::products::Products;
 use super::rows::DocumentRows;
 use super::scoring::Scoring;
-use super::{Arithmetic, Geometry, KEYS, ROWS, padded};
+use super::{Arithmetic, GRAIN, Geometry, KEYS, ROWS, padded};
 use crate::scratch::Carver;
 use crate::strided::{StridedMut, StridedRef};
 use arrays::Arrays;
@@ -26,17 +26,18 @@ use microseq_core::Element;
 pub(crate) use arrays::bytes;
 pub(crate) use relay::{Relay, relay_len};
 
-/// The most keys of a block: as many tiles as keep keys, values and their gradients in a core's own
-/// cache and what is next to it. Blocks may have fewer, in tiles; no bit depends on it.
+/// The most keys of a block: as many grains as keep keys, values and their gradients in a core's own
+/// cache and what is next to it. Blocks may have fewer; no bit depends on it.
 pub(crate) const fn largest_block(head_dim: usize) -> usize {
-    let tiles = 512 / padded(head_dim);
-    KEYS * if tiles > 4 {
-        4
-    } else if tiles < 1 {
-        1
-    } else {
-        tiles
-    }
+    let grains = 512 / padded(head_dim);
+    GRAIN
+        * if grains > 4 {
+            4
+        } else if grains < 1 {
+            1
+        } else {
+            grains
+        }
 }
 
 /// Operands of a backward call.

@@ -31,7 +31,7 @@ impl<E: Element> Call<'_, E> {
         let transposed = (tile - keys.start) / KEYS * self.geometry.transposed_tile();
         let (done, chunks) = (tile - keys.start, width / CHUNK);
         let used = operands.head_dim.div_ceil(per_word);
-        let sights = Sights::new(&block.document, rows.start, rows.len(), tile);
+        let sights = Sights::new(&block.document, rows.clone(), tile..keys.end.min(tile + KEYS));
         let packed = |words: *mut f32| Rows { words, capacity: ROWS };
         // SAFETY: the arrays hold the block of keys and the block of rows.
         unsafe {
