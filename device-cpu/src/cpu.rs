@@ -9,7 +9,7 @@ use crate::{CpuError, Isa, Prepared};
 ///
 /// ```
 /// use microseq_cpu::Cpu;
-/// let cpu = Cpu::with_threads(2)?;
+/// let cpu = Cpu::with_threads(1)?;
 /// println!("{} threads, {}", cpu.threads(), cpu.isa());
 /// # Ok::<(), microseq_cpu::CpuError>(())
 /// ```
