@@ -35,7 +35,7 @@ pub(crate) unsafe fn exp2<S: Simd>(x: S::V) -> S::V {
 /// tangent, which has converged where `m` is within a factor of the square root of 2 from 1.
 const LN: [f32; 4] = [1.0 / 3.0, 1.0 / 5.0, 1.0 / 7.0, 1.0 / 9.0];
 
-/// The natural logarithm of a normal number above 0. NaN stays NaN.
+/// The natural logarithm of a normal number above 0, less than 2 ulp off. Exactly 0 at 1; NaN stays NaN.
 ///
 /// # Safety
 /// As [`Simd`].

@@ -1,6 +1,6 @@
 //! Every instruction set of this machine, operation by operation, against scalar arithmetic.
 
-use super::{Simd, exp2, tanh};
+use super::{Simd, exp2, ln, tanh};
 use crate::Isa;
 use microseq_core::{bf16, f16};
 use std::println;
@@ -42,6 +42,8 @@ on_every_isa! {
     exp2_is_within_an_ulp => check_exp2;
     exp2_is_exact_where_masks_need_it => check_exp2_points;
     tanh_is_close => check_tanh;
+    ln_is_within_two_ulp => check_ln;
+    joining_lanes_meets_every_lane => check_join;
     every_f16_and_bf16_widens_and_returns => check_halves;
     rounding_to_halves_is_to_nearest_even => check_rounding;
     transposing_exchanges_rows_and_columns => check_transpose;
@@ -99,6 +101,49 @@ unsafe fn check_exp2_points<S: Simd>() {
     let outputs = unsafe { map::<S>(&points, |v| exp2::<S>(v)) };
     for ((x, y), expected) in points.into_iter().zip(outputs).zip(expected) {
         assert!(y == expected || (y.is_nan() && expected.is_nan()), "2^{x} = {y}, expected {expected}");
+    }
+}
+
+/// Every 257th normal number above 0, and all near 1, where the terms cancel.
+#[inline(always)]
+unsafe fn check_ln<S: Simd>() {
+    let all = (f32::MIN_POSITIVE.to_bits()..f32::INFINITY.to_bits()).step_by(257);
+    let near = 0.9f32.to_bits()..1.1f32.to_bits();
+    let inputs: Vec<f32> = all.chain(near).map(f32::from_bits).collect();
+    // SAFETY: the caller has the instruction set.
+    let outputs = unsafe { map::<S>(&inputs, |v| ln::<S>(v)) };
+    let mut worst = (0.0, 0.0);
+    for (x, y) in inputs.into_iter().zip(outputs) {
+        let error = ulps(y, f64::from(x).ln());
+        if error > worst.0 {
+            worst = (error, x);
+        }
+    }
+    let lanes = S::LANES;
+    println!("{lanes} lanes: ln is at most {} ulp off, at {:e}", worst.0, worst.1);
+    assert!(worst.0 < 2.0, "{lanes} lanes: ln({:e}) is {} ulp off", worst.1, worst.0);
+    // SAFETY: as above.
+    let points = unsafe { map::<S>(&[1.0, f32::NAN], |v| ln::<S>(v)) };
+    assert!(points[0].to_bits() == 0 && points[1].is_nan(), "{points:?}");
+}
+
+#[inline(always)]
+unsafe fn check_join<S: Simd>() {
+    // Small integers: sums are exact in any order.
+    let square: Vec<f32> = (0..S::LANES * S::LANES).map(|i| ((i * 37) % 101) as f32 - 50.0).collect();
+    let (mut sums, mut largest) = (std::vec![0.0; S::LANES], std::vec![0.0; S::LANES]);
+    // SAFETY: the caller has the instruction set; the arrays hold a square and two vectors.
+    unsafe {
+        S::store(sums.as_mut_ptr(), S::join::<false>(square.as_ptr()));
+        S::store(largest.as_mut_ptr(), S::join::<true>(square.as_ptr()));
+    }
+    for (i, row) in square.chunks(S::LANES).enumerate() {
+        assert_eq!(sums[i], row.iter().sum::<f32>(), "sum of vector {i}");
+        assert_eq!(
+            largest[i],
+            row.iter().copied().fold(f32::NEG_INFINITY, f32::max),
+            "maximum of vector {i}"
+        );
     }
 }
 
