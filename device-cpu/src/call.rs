@@ -2,6 +2,7 @@
 
 use crate::Prepared;
 use crate::kernel::{backward, forward};
+use crate::prepare::RelayPlace;
 use crate::scratch::{self, Carver};
 use crate::strided::StridedMut;
 use core::ops::Range;
@@ -85,13 +86,13 @@ impl Relays {
         document: usize,
         kv_head: usize,
     ) -> Option<backward::Relay> {
-        let document = &prepared.documents[document];
-        let (dq, turn) = document.relay?;
-        let block = kv_head * document.row_blocks;
+        let RelayPlace { elements, turns, places } = prepared.documents[document].relay?;
+        let first = kv_head * places;
         let len = backward::relay_len(&prepared.geometry());
-        // SAFETY: the arrays were sized for every block of rows of every K/V head of such documents.
+        // SAFETY: the arrays were sized for the places of every K/V head of such documents.
         unsafe {
-            Some(backward::Relay { dq: self.dq.add(dq + block * len), turns: self.turns.add(turn + block) })
+            let (dq, turns) = (self.dq.add(elements + first * len), self.turns.add(turns + first));
+            Some(backward::Relay { dq, turns, places })
         }
     }
 }

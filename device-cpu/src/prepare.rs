@@ -43,10 +43,19 @@ pub struct Prepared {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Document {
     pub(crate) segment: Segment,
-    /// Where dq of K/V head 0 lies among those on their way, and its turns; heads follow.
-    pub(crate) relay: Option<(usize, usize)>,
-    /// Blocks of rows in the backward pass, for one K/V head.
-    pub(crate) row_blocks: usize,
+    /// Its dq, where several blocks of keys add to it.
+    pub(crate) relay: Option<RelayPlace>,
+}
+
+/// Where a document's dq on its way lies among those of all documents.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RelayPlace {
+    /// The first element and the first turn of K/V head 0; heads follow.
+    pub(crate) elements: usize,
+    pub(crate) turns: usize,
+    /// Blocks of rows that have a place at a time, for one K/V head: all, or as many as blocks of keys at
+    /// work can see.
+    pub(crate) places: usize,
 }
 
 /// Forward work: rows of a document.
@@ -89,7 +98,7 @@ impl Prepared {
         self.list_documents(problem);
         self.choose_rows(threads);
         self.choose_keys(threads);
-        self.list_relays();
+        self.list_relays(threads);
     }
 
     /// The sizes of the kernels' arrays.
@@ -119,8 +128,7 @@ impl Prepared {
             push_blind(&mut self.blind, row..seeing.q_begin);
             row = segment.q().end;
             if seeing.q_len > 0 {
-                let row_blocks = (seeing.q_len * self.attention.group()).div_ceil(ROWS);
-                self.documents.push(Document { segment: seeing, relay: None, row_blocks });
+                self.documents.push(Document { segment: seeing, relay: None });
             }
         }
         push_blind(&mut self.blind, row..self.shape.q_rows);
@@ -211,18 +219,36 @@ impl Prepared {
     }
 
     /// Makes room for the dq of documents with several blocks of keys.
-    fn list_relays(&mut self) {
+    fn list_relays(&mut self, threads: usize) {
         let relay_len = relay_len(&self.geometry());
         (self.relay_elements, self.relay_turns) = (0, 0);
-        for document in &mut self.documents {
-            document.relay = None;
-            if document.segment.k_len > self.block_keys {
-                document.relay = Some((self.relay_elements, self.relay_turns));
-                self.relay_turns += document.row_blocks * self.shape.kv_heads;
-                self.relay_elements += document.row_blocks * relay_len * self.shape.kv_heads;
-            }
+        for document in 0..self.documents.len() {
+            let rows = self.rows(document, 0);
+            self.documents[document].relay = (rows.segment.k_len > self.block_keys).then(|| {
+                let places = relay_places(&rows, self.block_keys, threads);
+                let place = RelayPlace { elements: self.relay_elements, turns: self.relay_turns, places };
+                self.relay_turns += places * self.shape.kv_heads;
+                self.relay_elements += places * relay_len * self.shape.kv_heads;
+                place
+            });
         }
     }
+}
+
+/// How many blocks of rows of a document need a place for their dq at a time: so many that no block of
+/// keys sees both a block of rows and the one that takes its place next; for each thread as many, and
+/// once more, so that none of them waits for a place. Under a window that is far fewer than all.
+fn relay_places(rows: &DocumentRows, block_keys: usize, threads: usize) -> usize {
+    let all = rows.len().div_ceil(ROWS);
+    let k_len = rows.segment.k_len;
+    let mut most = 0;
+    for begin in (0..k_len).step_by(block_keys) {
+        most = most.max(row_blocks_that_see(rows, &(begin..k_len.min(begin + block_keys))).len());
+        if most * (threads + 1) >= all {
+            return all;
+        }
+    }
+    most * (threads + 1)
 }
 
 /// What a block of rows costs.
