@@ -9,6 +9,8 @@ use std::vec::Vec;
 
 /// Units for each thread, at least, where blocks are small enough.
 const SHARES: u64 = 16;
+/// How many times smaller units become as work runs out.
+const TAPER: u64 = 4;
 
 /// A block of work, to be done once for each K/V head.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +34,7 @@ pub(crate) struct Unit {
     pub(crate) count: usize,
     weight: u64,
     /// Whether a thread may take it while it is still at work on its last block: not where others would
-    /// wait for it, nor when there is little left to share.
+    /// wait for it, nor where too little is left for the others to level the delay.
     pub(crate) early: bool,
 }
 
@@ -82,19 +84,23 @@ impl<T: Copy> Schedule<T> {
         let rank = |item: &Item<T>| Reverse(if alone(item) { (1, item.rank) } else { (0, 0) });
         self.items.sort_unstable_by_key(|item| (rank(item), item.document, item.index));
 
+        // While two of the largest blocks are left for each thread, the others level a unit's delay.
+        let largest = self.items.iter().map(|item| item.weight).max().unwrap_or(0);
+        let levelled = |rest: u64| rest >= 2 * threads as u64 * largest;
         self.units.clear();
-        let (mut done, mut first) = (0, 0);
+        let (mut rest, mut first) = (total, 0);
         while first < self.blocks() {
             let item = self.block(first).0;
+            let aim = share.min(rest / (threads as u64 * SHARES / 2)).max(share / TAPER);
             let (mut count, mut weight) = (1, item.weight);
             if !alone(item) {
-                while first + count < self.blocks() && weight < share {
+                while first + count < self.blocks() && weight < aim {
                     weight += self.block(first + count).0.weight;
                     count += 1;
                 }
             }
-            done += weight;
-            let early = threads == 1 || !item.waits && done <= total / 4 * 3;
+            rest -= weight;
+            let early = threads == 1 || !item.waits && levelled(rest);
             self.units.push(Unit { first, count, weight, early });
             first += count;
         }
@@ -162,6 +168,26 @@ mod tests {
         assert_eq!(order, [4, 1, 0, 2, 3, 5]);
         let counts: Vec<usize> = schedule.units().iter().map(|unit| unit.count).collect();
         assert_eq!(counts, [1, 1, 4]);
+    }
+
+    #[test]
+    fn few_large_blocks_are_not_taken_early() {
+        let early = |weights: &[u64], threads| {
+            let schedule = schedule(weights, 1, threads);
+            schedule.units().iter().filter(|unit| unit.early).count()
+        };
+        // Two for each of two threads: whoever came first would take the two largest.
+        assert_eq!(early(&[50, 50, 40, 40], 2), 0);
+        assert_eq!(early(&[50, 50, 40, 40], 1), 1, "one thread takes all of them together, always");
+        assert_eq!(early(&[50; 16], 2), 12, "all but the last two for each thread");
+    }
+
+    #[test]
+    fn units_get_smaller_as_work_runs_out() {
+        let schedule = schedule(&[1; 4096], 1, 2);
+        let counts: Vec<usize> = schedule.units().iter().map(|unit| unit.count).collect();
+        assert!(counts.is_sorted_by(|a, b| a >= b), "{counts:?}");
+        assert_eq!((counts[0], counts[counts.len() - 2]), (128, 32));
     }
 
     #[test]
