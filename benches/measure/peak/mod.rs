@@ -5,9 +5,9 @@ mod chains;
 
 use anyhow::{Result, ensure};
 use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use microseq::DType;
 use microseq::cpu::Isa;
-use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,21 @@ const READING: Duration = Duration::from_millis(40);
 const READINGS: usize = 5;
 /// Instructions between two looks at the clock.
 const CHUNK: usize = 1 << 18;
+
+/// What a thread ran, and when.
+struct Span {
+    begin: Instant,
+    end: Instant,
+    instructions: usize,
+}
+
+/// Instructions a nanosecond over all spans; 0 of none.
+fn rate(spans: &[Span]) -> f64 {
+    let begin = spans.iter().map(|span| span.begin).min();
+    let end = spans.iter().map(|span| span.end).max();
+    let instructions: usize = spans.iter().map(|span| span.instructions).sum();
+    begin.zip(end).map_or(0.0, |(begin, end)| instructions as f64 / (end - begin).as_nanos() as f64)
+}
 
 /// An instruction that multiplies and adds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,35 +70,38 @@ impl Instruction {
     /// GFLOP/s of so many threads at once: the best of some readings.
     ///
     /// # Errors
-    /// A reading that no processor could give: the compiler removed the loop, or the machine was not
-    /// ours.
+    /// A rate that no processor could have: the compiler removed the loop, or the machine was never ours.
     pub(crate) fn peak_gflops(self, threads: usize) -> Result<f64> {
         let mut best: f64 = 0.0;
         for _ in 0..READINGS {
-            best = best.max(self.reading(threads)?);
+            best = best.max(self.reading(threads));
         }
-        Ok(best)
+        // Four a cycle at 6 GHz is more than any processor has; 0.01 is a thousandth of one.
+        let each = best / threads as f64;
+        ensure!(
+            (0.01..24.0).contains(&each),
+            "{self}: {each} instructions a nanosecond and thread cannot be, expected 0.01 to 24"
+        );
+        Ok(best * self.flops())
     }
 
-    /// All threads at the same time, each for as long.
-    fn reading(self, threads: usize) -> Result<f64> {
-        let start = Barrier::new(threads);
-        let rates: Vec<f64> = thread::scope(|scope| {
+    /// Instructions a nanosecond of all threads at the same time, from the first one's begin to the last
+    /// one's end: threads that share a core, or wait for one, count for no more than they do.
+    fn reading(self, threads: usize) -> f64 {
+        let arrived = AtomicUsize::new(0);
+        let spans: Vec<Span> = thread::scope(|scope| {
             let run = || {
-                start.wait();
-                self.instructions_per_ns()
+                // No barrier: to wake one thread after the other would take a part of the reading.
+                arrived.fetch_add(1, Ordering::Relaxed);
+                while arrived.load(Ordering::Relaxed) < threads {
+                    thread::yield_now();
+                }
+                self.span()
             };
             let threads: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
             threads.into_iter().map(|thread| thread.join().expect("the loop does not panic")).collect()
         });
-        for &rate in &rates {
-            // Four a cycle at 6 GHz is more than any processor has; 0.01 is a thousandth of one.
-            ensure!(
-                (0.01..24.0).contains(&rate),
-                "{self}: {rate} instructions a nanosecond cannot be, expected 0.01 to 24"
-            );
-        }
-        Ok(rates.iter().sum::<f64>() * self.flops())
+        rate(&spans)
     }
 
     /// Multiplications and additions of one instruction.
@@ -96,13 +114,14 @@ impl Instruction {
         }
     }
 
-    fn instructions_per_ns(self) -> f64 {
+    /// One thread's part of a reading.
+    fn span(self) -> Span {
         let begin = Instant::now();
         let mut instructions = 0;
         while begin.elapsed() < READING {
             instructions += self.run(CHUNK);
         }
-        instructions as f64 / begin.elapsed().as_nanos() as f64
+        Span { begin, end: Instant::now(), instructions }
     }
 
     /// Runs at least so many instructions; returns how many.
