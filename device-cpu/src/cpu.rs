@@ -33,7 +33,7 @@ impl Cpu {
     }
 
     /// As [`new`](Cpu::new), with the instruction set that the environment variable `MICROSEQ_ISA`
-    /// names (`avx512bf16`, `avx512`, `avx2`, `portable`), if it is set.
+    /// names (`amxbf16`, `avx512bf16`, `avx512`, `avx2`, `portable`), if it is set.
     ///
     /// # Errors
     /// [`CpuError::UnknownIsa`], [`CpuError::IsaUnavailable`].

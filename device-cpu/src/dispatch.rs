@@ -4,6 +4,8 @@ use crate::Isa;
 use crate::kernel::products::PortableSingles;
 #[cfg(target_arch = "x86_64")]
 use crate::kernel::products::{Avx2Singles, Avx512Pairs, Avx512Singles};
+#[cfg(target_arch = "x86_64")]
+use crate::kernel::tiles::{self, Tiles};
 use crate::kernel::{Geometry, backward, forward};
 use crate::scratch::Carver;
 use microseq_core::{DType, Element};
@@ -15,7 +17,7 @@ pub(crate) fn geometry(isa: Isa, dtype: DType, head_dim: usize) -> Geometry {
 
 /// Whether products are taken of pairs of bf16.
 pub(crate) fn pairs(isa: Isa, dtype: DType) -> bool {
-    isa == Isa::Avx512Bf16 && dtype == DType::Bf16
+    matches!(isa, Isa::Avx512Bf16 | Isa::AmxBf16) && dtype == DType::Bf16
 }
 
 /// [`forward::run`] on an instruction set.
@@ -36,9 +38,11 @@ pub(crate) unsafe fn forward<E: Element>(
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => forward_avx2(operands, block, upcoming, memory),
             #[cfg(target_arch = "x86_64")]
+            Isa::AmxBf16 if pairs(isa, E::DTYPE) => forward_tiles(operands, block, upcoming, memory),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 if pairs(isa, E::DTYPE) => forward_bf16_pairs(operands, block, upcoming, memory),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => forward_avx512(operands, block, upcoming, memory),
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::AmxBf16 => forward_avx512(operands, block, upcoming, memory),
             #[cfg(not(target_arch = "x86_64"))]
             _ => forward_portable(operands, block, upcoming, memory),
         }
@@ -63,9 +67,13 @@ pub(crate) unsafe fn backward<E: Element>(
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => backward_avx2(operands, block, upcoming, memory),
             #[cfg(target_arch = "x86_64")]
+            Isa::AmxBf16 if pairs(isa, E::DTYPE) => backward_tiles(operands, block, upcoming, memory),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 if pairs(isa, E::DTYPE) => backward_bf16_pairs(operands, block, upcoming, memory),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => backward_avx512(operands, block, upcoming, memory),
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::AmxBf16 => {
+                backward_avx512(operands, block, upcoming, memory)
+            }
             #[cfg(not(target_arch = "x86_64"))]
             _ => backward_portable(operands, block, upcoming, memory),
         }
@@ -111,3 +119,16 @@ shells!(
     backward_bf16_pairs,
     "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 );
+#[cfg(target_arch = "x86_64")]
+shells!(
+    Tiles<Unit>,
+    forward_tiles,
+    backward_tiles,
+    "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
+);
+
+/// The machine's tiles; in unit tests, on whatever machine, a model of them.
+#[cfg(all(target_arch = "x86_64", not(test)))]
+type Unit = tiles::Hardware;
+#[cfg(all(target_arch = "x86_64", test))]
+type Unit = tiles::Model;

@@ -26,7 +26,7 @@ pub enum CpuError {
         isa: Isa,
     },
     /// A name that is no instruction set.
-    #[error("{name:?} is no instruction set, expected one of avx512bf16, avx512, avx2, portable")]
+    #[error("{name:?} is no instruction set, expected one of amxbf16, avx512bf16, avx512, avx2, portable")]
     UnknownIsa {
         /// The name given.
         name: std::string::String,

@@ -1,18 +1,19 @@
 //! The CPU device of microseq: packed attention, forward and backward, on multithreaded SIMD.
 //!
 //! f32, f16 and bf16; every head_dim from 1 to 512; multi-head, grouped and multi-query; causal,
-//! non-causal, window, scale and softcap. Sums are f32; products are too, but for bf16 on AVX512-BF16,
-//! which multiplies pairs of bf16 (probabilities and their gradients are rounded for it).
+//! non-causal, window, scale and softcap. Sums are f32; products are too, but for bf16 on AVX512-BF16 and
+//! AMX-BF16, which multiply bf16 (probabilities and their gradients are rounded for it).
 //!
 //! # What it promises
 //!
 //! - `out`, `lse` and `dq` of a document have the same bits whatever is packed around it, wherever it
 //!   lies, however the sequence is cut into steps and ranks, and for any number of threads, as long as
 //!   its values are finite.
-//! - So have `dk` and `dv`: rows are summed up one by one, from the last to the first, in f32. The one
-//!   exception is bf16 on AVX512-BF16, which sums up pairs of rows, a row being a token and a query head
-//!   of a group: where heads / kv_heads is odd, a cut into steps at an odd row of a document parts a
-//!   pair, and may change the last bits.
+//! - So have `dk` and `dv`: rows are summed up one by one, from the last to the first, in f32. The
+//!   exception is bf16 on AVX512-BF16 and AMX-BF16, which sum up 2 and 32 rows at once, a row being a token
+//!   and a query head of a group, counted from the document's begin: a cut into steps that parts so many
+//!   may change the last bits. With four query heads to a K/V head, pairs are never parted, and 32 rows
+//!   not by cuts at every 8th token of a document.
 //! - The bits may differ from one instruction set to another.
 //! - No call allocates: ask [`Device::scratch_bytes`](microseq_core::Device::scratch_bytes) and lend
 //!   that much; [`ScratchBuffer`] keeps it for you. (rayon itself allocates now and then when a call
@@ -22,6 +23,9 @@
 //!
 //! [`Isa::best`] is found at run time; [`Cpu::with_isa`] and, through [`Cpu::from_environment`], the
 //! environment variable `MICROSEQ_ISA` choose another.
+//!
+//! For AMX-BF16, Linux is asked, once, to let the process use tile registers; where it refuses, and on other
+//! systems, the CPU counts as one without them.
 
 mod call;
 mod copy;

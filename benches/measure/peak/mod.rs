@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const READING: Duration = Duration::from_millis(40);
 /// Readings; the best counts, since everything that disturbs one makes it smaller.
 const READINGS: usize = 5;
-/// Instructions between two looks at the clock.
+/// Cycles of a unit between two looks at the clock: a small part of a reading.
 const CHUNK: usize = 1 << 18;
 
 /// What a thread ran, and when.
@@ -40,6 +40,8 @@ pub(crate) enum Instruction {
     F32(Isa),
     /// VDPBF16PS: 32 products of bf16, added in pairs to 16 sums in f32.
     DotBf16,
+    /// TDPBF16PS: sixteen times sixteen sums in f32 of 32 products of bf16 each.
+    TileBf16,
 }
 
 impl fmt::Display for Instruction {
@@ -47,6 +49,7 @@ impl fmt::Display for Instruction {
         match self {
             Self::F32(isa) => write!(f, "{isa} f32 multiply-add"),
             Self::DotBf16 => f.write_str("VDPBF16PS"),
+            Self::TileBf16 => f.write_str("TDPBF16PS"),
         }
     }
 }
@@ -56,7 +59,8 @@ impl Instruction {
     pub(crate) fn of_cpu(isa: Isa, dtype: DType) -> Self {
         match (isa, dtype) {
             (Isa::Avx512Bf16, DType::Bf16) => Self::DotBf16,
-            (Isa::Avx512Bf16, _) => Self::F32(Isa::Avx512),
+            (Isa::AmxBf16, DType::Bf16) => Self::TileBf16,
+            (Isa::Avx512Bf16 | Isa::AmxBf16, _) => Self::F32(Isa::Avx512),
             _ => Self::F32(isa),
         }
     }
@@ -64,7 +68,12 @@ impl Instruction {
     /// Those that this machine has, for an overview.
     pub(crate) fn available() -> Vec<Self> {
         let isas = Isa::ALL.into_iter().filter(|isa| isa.available());
-        isas.map(|isa| if isa == Isa::Avx512Bf16 { Self::DotBf16 } else { Self::F32(isa) }).collect()
+        let instruction = |isa| match isa {
+            Isa::Avx512Bf16 => Self::DotBf16,
+            Isa::AmxBf16 => Self::TileBf16,
+            _ => Self::F32(isa),
+        };
+        isas.map(instruction).collect()
     }
 
     /// GFLOP/s of so many threads at once: the best of some readings.
@@ -76,11 +85,11 @@ impl Instruction {
         for _ in 0..READINGS {
             best = best.max(self.reading(threads));
         }
-        // Four a cycle at 6 GHz is more than any processor has; 0.01 is a thousandth of one.
-        let each = best / threads as f64;
+        // Four a cycle at 6 GHz is more than any processor issues; 0.01 is a thousandth of one.
+        let issues = best * self.cycles() / threads as f64;
         ensure!(
-            (0.01..24.0).contains(&each),
-            "{self}: {each} instructions a nanosecond and thread cannot be, expected 0.01 to 24"
+            (0.01..24.0).contains(&issues),
+            "{self}: {issues} issues a nanosecond and thread cannot be, expected 0.01 to 24"
         );
         Ok(best * self.flops())
     }
@@ -109,8 +118,17 @@ impl Instruction {
         match self {
             Self::F32(Isa::Portable) => 2.0 * chains::PORTABLE_LANES as f64,
             Self::F32(Isa::Avx2) => 16.0,
-            Self::F32(Isa::Avx512 | Isa::Avx512Bf16) => 32.0,
+            Self::F32(Isa::Avx512 | Isa::Avx512Bf16 | Isa::AmxBf16) => 32.0,
             Self::DotBf16 => 64.0,
+            Self::TileBf16 => 16.0 * 16.0 * 64.0,
+        }
+    }
+
+    /// Cycles that one instruction keeps its unit busy, where that is more than one.
+    fn cycles(self) -> f64 {
+        match self {
+            Self::F32(_) | Self::DotBf16 => 1.0,
+            Self::TileBf16 => 16.0,
         }
     }
 
@@ -119,7 +137,7 @@ impl Instruction {
         let begin = Instant::now();
         let mut instructions = 0;
         while begin.elapsed() < READING {
-            instructions += self.run(CHUNK);
+            instructions += self.run(CHUNK / self.cycles() as usize);
         }
         Span { begin, end: Instant::now(), instructions }
     }
@@ -129,6 +147,7 @@ impl Instruction {
         let isa = match self {
             Self::F32(isa) => isa,
             Self::DotBf16 => Isa::Avx512Bf16,
+            Self::TileBf16 => Isa::AmxBf16,
         };
         assert!(isa.available(), "{isa} is not available");
         match self {
@@ -138,10 +157,15 @@ impl Instruction {
             Self::F32(Isa::Avx2) => unsafe { chains::avx2(instructions) },
             // SAFETY: the machine has AVX-512 F, by the assertion above.
             #[cfg(target_arch = "x86_64")]
-            Self::F32(Isa::Avx512 | Isa::Avx512Bf16) => unsafe { chains::avx512(instructions) },
+            Self::F32(Isa::Avx512 | Isa::Avx512Bf16 | Isa::AmxBf16) => unsafe {
+                chains::avx512(instructions)
+            },
             // SAFETY: the machine has AVX-512 F and BF16, by the assertion above.
             #[cfg(target_arch = "x86_64")]
             Self::DotBf16 => unsafe { chains::dot_bf16(instructions) },
+            // SAFETY: the machine has AMX-BF16 and grants it, by the assertion above.
+            #[cfg(target_arch = "x86_64")]
+            Self::TileBf16 => unsafe { chains::tile_bf16(instructions) },
             #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("only x86-64 has {self}"),
         }

@@ -139,6 +139,7 @@ pub(crate) unsafe fn run<P: Products, E: Element>(
     let mut ahead = Ahead::new();
     // SAFETY: the caller's contract, passed on.
     unsafe {
+        P::begin();
         call.start::<P>();
         for tile in tiles.step_by(KEYS) {
             call.load_tile::<P>(tile);
@@ -156,6 +157,7 @@ pub(crate) unsafe fn run<P: Products, E: Element>(
                 ahead.finish();
             }
         }
+        P::end();
     }
 }
 

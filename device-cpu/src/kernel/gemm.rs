@@ -142,10 +142,10 @@ pub(crate) struct Outputs {
     pub(super) column: usize,
 }
 
-/// Sums of earlier keys, `[row][width]`.
+/// Sums of earlier keys, `[row][width]`; what is taken up may be overwritten.
 #[derive(Clone, Copy)]
 pub(crate) struct Before {
-    pub(crate) sums: *const f32,
+    pub(crate) sums: *mut f32,
     pub(crate) width: usize,
     /// A factor for each row, else 1.
     pub(crate) factors: Option<*const f32>,

@@ -16,8 +16,8 @@
 //! Every accumulator is one chain of multiply-adds: along head_dim for scores, along ascending keys
 //! for `out` and `dq`, along descending rows for `dk` and `dv`, which start from the values in the
 //! gradient store. Masked terms add an exact 0. So neither the cut into panels and tiles nor the cut
-//! into steps shows in the bits, but for one thing: where rows are multiplied in pairs, a cut must not
-//! part a pair. Where a sum's sign of zero could depend on a cut, adding +0 settles it.
+//! into steps shows in the bits, but for one thing: where rows are multiplied in pairs, or 32 at once
+//! ([`tiles`]), a cut must not part them. Where a sum's sign of zero could depend on a cut, adding +0 settles it.
 
 mod ahead;
 mod arithmetic;
@@ -34,6 +34,8 @@ pub(crate) mod scoring;
 mod sights;
 mod sink;
 mod softmax;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod tiles;
 
 pub(crate) use ahead::Span;
 #[cfg(target_arch = "x86_64")]

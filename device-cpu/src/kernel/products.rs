@@ -34,6 +34,12 @@ pub(crate) trait Products {
     /// Packed rows and keys count in multiples of this: words, or more. What is behind the last is 0.
     const PAD: usize;
 
+    /// Before the first product of a block, and after the last: takes what it needs, gives it back.
+    #[inline(always)]
+    unsafe fn begin() {}
+    #[inline(always)]
+    unsafe fn end() {}
+
     /// `to[row][key] = rows[row] . keys[key]`, for the keys that a row's group sees, in whole chunks:
     /// lanes outside of what a row sees hold something.
     ///

@@ -11,6 +11,13 @@ pub(crate) trait Sink<S: Simd>: Copy {
     /// Whether it wants the sums of rows that see no further key too.
     const LAST: bool;
 
+    /// Where element `column` of a row lies, and elements from a row to the next, if rows lie in memory as
+    /// they are put.
+    ///
+    /// # Safety
+    /// Row and column are inside the sink.
+    unsafe fn rows_in_memory(&self, row: usize, column: usize) -> Option<(*mut f32, usize)>;
+
     /// Puts a vector at element `column` of a row, over what was there.
     ///
     /// # Safety
@@ -27,6 +34,12 @@ pub(crate) struct Sums {
 
 impl<S: Simd> Sink<S> for Sums {
     const LAST: bool = false;
+
+    #[inline(always)]
+    unsafe fn rows_in_memory(&self, row: usize, column: usize) -> Option<(*mut f32, usize)> {
+        // SAFETY: the caller vouches for the place.
+        unsafe { Some((self.rows.add(row * self.width + column), self.width)) }
+    }
 
     #[inline(always)]
     unsafe fn put(&self, row: usize, column: usize, v: S::V) {
@@ -53,6 +66,11 @@ impl<'a, A, E> Rounded<'a, A, E> {
 
 impl<S: Simd, A: Arithmetic<S>, E: Element> Sink<S> for Rounded<'_, A, E> {
     const LAST: bool = true;
+
+    #[inline(always)]
+    unsafe fn rows_in_memory(&self, _: usize, _: usize) -> Option<(*mut f32, usize)> {
+        None
+    }
 
     #[inline(always)]
     unsafe fn put(&self, row: usize, column: usize, v: S::V) {

@@ -144,6 +144,7 @@ pub(crate) unsafe fn run<P: Products, E: Element>(
     let mut ahead = Ahead::new();
     // SAFETY: the caller's contract, passed on.
     unsafe {
+        P::begin();
         call.load_keys::<P>(&keys);
         for index in row_blocks.clone().rev() {
             let rows = rows_of_block(&block.document, index);
@@ -157,6 +158,7 @@ pub(crate) unsafe fn run<P: Products, E: Element>(
             call.end_turn::<P>(index, &rows, dq);
         }
         call.store_gradients::<P>(&keys);
+        P::end();
     }
 }
 

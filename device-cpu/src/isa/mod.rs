@@ -1,5 +1,8 @@
 //! The instruction sets that the kernels are compiled for, and which of them a machine has.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod tiles;
+
 use crate::CpuError;
 use core::fmt;
 use core::str::FromStr;
@@ -16,11 +19,13 @@ pub enum Isa {
     Avx512,
     /// The same, with AVX512-BF16 for products of bf16.
     Avx512Bf16,
+    /// The same, with AMX-BF16 for products of bf16.
+    AmxBf16,
 }
 
 impl Isa {
     /// Every instruction set, the plainest first.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::AmxBf16];
 
     /// Whether this machine has it.
     pub fn available(self) -> bool {
@@ -42,6 +47,9 @@ impl Isa {
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => Self::Avx512.available() && std::is_x86_feature_detected!("avx512bf16"),
+            // Unit tests run on a model of tiles, for which AVX512-BF16 is enough.
+            #[cfg(target_arch = "x86_64")]
+            Self::AmxBf16 => Self::Avx512Bf16.available() && (cfg!(test) || tiles::available()),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
@@ -95,6 +103,7 @@ impl fmt::Display for Isa {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Bf16 => "avx512bf16",
+            Self::AmxBf16 => "amxbf16",
         })
     }
 }
