@@ -107,16 +107,10 @@ impl<T: Scalar> StridedMut<T> {
         unsafe { self.base.add(row * self.row_stride + head * self.head_stride) }
     }
 
-    /// Rows of a head_dim at some places, to be asked for. Any places are fine.
+    /// As [`StridedRef::span`].
     #[inline(always)]
     pub(crate) fn span(&self, places: Places, rows: usize, head_dim: usize) -> Span {
-        Span {
-            base: self.base.cast(),
-            row_stride: self.row_stride * size_of::<T>(),
-            head_stride: self.head_stride * size_of::<T>(),
-            bytes: head_dim * size_of::<T>(),
-            places,
-            rows,
-        }
+        let Self { base, row_stride, head_stride } = *self;
+        StridedRef { base: base.cast_const(), row_stride, head_stride }.span(places, rows, head_dim)
     }
 }
