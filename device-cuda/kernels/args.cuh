@@ -31,7 +31,8 @@ struct Tile {
 static_assert(sizeof(Tile) == 24, "src/args.rs has the same size");
 
 // A tile of a document's keys and the query tiles that see some of it, for backward_wgmma, whose query
-// tiles are whole tokens: tile `t` holds the queries at positions [t * tokens, (t + 1) * tokens).
+// tiles are whole tokens: tile `t` holds the queries at positions [t * tokens, (t + 1) * tokens). The walk
+// over these query tiles may be cut into several parts, from the last to the first.
 struct KeyTile {
     i32 key_row;                 // the first key's row in k, v, dk, dv
     i32 keys;                    // of the document from there on; may be more than a tile has
@@ -44,8 +45,11 @@ struct KeyTile {
     i32 whole_begin[2];          // by half of the keys: the query tiles of which every query...
     i32 whole_end[2];            // ... sees all of the half
     i32 number;                  // of tile 0 among the query tiles of the step; may be below 0
+    i32 walk;                    // number of the walk's counter in `turns`
+    i32 before, after;           // how many parts of the walk come before and after this one
+    i32 finishes;                // 1 where some walk of the step is cut
 };
-static_assert(sizeof(KeyTile) == 64, "src/args.rs has the same size");
+static_assert(sizeof(KeyTile) == 80, "src/args.rs has the same size");
 
 // Arguments of every attention kernel; each kernel's head comment says which fields it reads.
 struct Attention {

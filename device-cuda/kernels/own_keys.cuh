@@ -217,6 +217,15 @@ struct DqTile {
     __device__ bool exists() const { return mark & MARK_EXISTS; }
 };
 
+// Until dk and dv are in the store as the walk's part before left them.
+__device__ inline void await_walk(const Piece& piece, const Attention& args, Lane lane) {
+    const u32 before = piece.before();
+    if (lane.leads() && before > 0)
+        while (ld_acquire(piece.walked(args)) != before) {
+        }
+    __syncwarp();
+}
+
 __device__ inline void own_keys(const Shared& shared, const Attention& args, i32 group) {
     const Lane lane;
     const i32 key0 = group * 64;
@@ -257,6 +266,21 @@ __device__ inline void own_keys(const Shared& shared, const Attention& args, i32
         older.mark = 0;
         dq_stage.advance();
     };
+    // All dq that is not made yet.
+    const auto finish_dq = [&](i32 k_of_older, i32 k_of_newer) {
+        const Stage<STAGES> next = stage;
+#pragma unroll 1
+        for (i32 k = k_of_older, i = 0; i < 2; ++i, k = k_of_newer) {
+            make_dq(k);
+            wgmma_wait_group<0>();
+            put_dq(k);
+            publish_dq(k);
+            older = newer;
+            newer.mark = 0;
+            stage.advance();
+        }
+        stage = next;
+    };
     const auto piece_exists = [&] {
         keys.wait_filled(shared.k_here);
         return uniform(piece_of(keys.stage).exists());
@@ -265,6 +289,7 @@ __device__ inline void own_keys(const Shared& shared, const Attention& args, i32
         const Piece piece = piece_of(keys.stage);
         const u32 k_tile = keys.of(shared.k, Shape::KEY_TILE);
         const i32 begin = uniform(piece.begin()), end = uniform(piece.end());
+        await_walk(piece, args, lane);
         Sum dk, dv;
         load_gradients(dk, dv, args, piece, key0, lane);
         take_unit(group);
@@ -319,25 +344,14 @@ __device__ inline void own_keys(const Shared& shared, const Attention& args, i32
         pass_unit(group);
         wgmma_wait_group<0>();
         release(stage.before().of(shared.q_free), lane);
-        // The next piece but one will want the k of the piece before this one.
-        if (begin + 1 == end) {
-            make_dq(keys.stage ^ 1);
-            wgmma_wait_group<0>();
-            put_dq(keys.stage ^ 1);
-            publish_dq(keys.stage ^ 1);
-        }
         store_gradients(dk, dv, args, piece, key0, lane);
+        release(keys.of(shared.stored), lane);
+        // The next piece but one will want the k of the piece before this one; and where walks are cut, a block
+        // that waits for another must not keep dq that the other may wait for.
+        const bool single = begin + 1 == end;
+        if (single || uniform(piece.finishes())) finish_dq(keys.stage ^ single, keys.stage);
         v_parity ^= 1;
         keys.advance();
     }
-    const i32 last_k = keys.stage ^ 1;
-#pragma unroll 1
-    for (int i = 0; i < 2; ++i) {
-        make_dq(last_k);
-        wgmma_wait_group<0>();
-        put_dq(last_k);
-        publish_dq(last_k);
-        older = newer;
-        stage.advance();
-    }
+    finish_dq(keys.stage ^ 1, keys.stage ^ 1);
 }

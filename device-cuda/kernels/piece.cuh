@@ -25,7 +25,7 @@ struct Piece {
     u32 at;  // a KeyTile, then the K/V head, below 0 where there is no more work
 
     static constexpr u32 KV_HEAD = sizeof(KeyTile);
-    static constexpr u32 BYTES = sizeof(KeyTile) + 16;
+    static constexpr u32 BYTES = sizeof(KeyTile) + 4;
 
     __device__ i32 word(u32 offset) const { return ld_shared_i32(at + offset); }
 #define FIELD(name) \
@@ -41,6 +41,9 @@ struct Piece {
     FIELD(first_begin)
     FIELD(first_end)
     FIELD(last_end)
+    FIELD(before)
+    FIELD(after)
+    FIELD(finishes)
 #undef FIELD
     __device__ i32 kv_head() const { return word(KV_HEAD); }
     __device__ bool exists() const { return kv_head() >= 0; }
@@ -48,6 +51,11 @@ struct Piece {
     // Query tile `t` among those of the step and its K/V heads.
     __device__ i32 number(i32 t, i32 kv_heads) const {
         return (word(offsetof(KeyTile, number)) + t) * kv_heads + kv_head();
+    }
+
+    // How many parts of the walk have left dk and dv in the store.
+    __device__ u32* walked(const Attention& args) const {
+        return reinterpret_cast<u32*>(args.turns) + 1 + word(offsetof(KeyTile, walk)) * args.kv_heads + kv_head();
     }
 
     __device__ bool first_to_add(i32 t) const { return t >= first_begin() && t < first_end(); }

@@ -278,12 +278,12 @@ __device__ inline void ld_shared_f32x4(f32 (&r)[4], u32 address) {
                  : "memory");
 }
 
-// Two neighbouring elements, or zeros. Without a branch, and not moved by the compiler: sums of the matrix
+// Two neighbouring elements, read past the L1 cache, or zeros. Without a branch, and not moved by the compiler: sums of the matrix
 // unit that are loaded must be in their registers before it starts.
 __device__ inline void ld_global_f32x2_or_zero(f32& x, f32& y, const f32* address, bool exists) {
     asm volatile(
         "{.reg .pred p; setp.ne.b32 p, %3, 0; mov.f32 %0, 0f00000000; mov.f32 %1, 0f00000000; "
-        "@p ld.global.v2.f32 {%0,%1}, [%2];}"
+        "@p ld.global.cg.v2.f32 {%0,%1}, [%2];}"
         : "=f"(x), "=f"(y)
         : "l"(address), "r"(static_cast<u32>(exists))
         : "memory");

@@ -219,6 +219,11 @@ __device__ inline void add_dq(const Shared& shared, const Attention& args, i32 a
         const i32 begin = piece.begin();
         for (i32 t = piece.end() - 1; t >= begin; --t, stage.advance())
             if (stage.stage == adder) mine.serve(piece, t, stage);
+        if (adder == 0 && piece.after() > 0) {
+            keys.wait_filled(shared.stored);
+            fence_gpu();
+            st_relaxed(piece.walked(args), piece.before() + 1);
+        }
         mbarrier_arrive(keys.of(shared.k_free));
     }
 }

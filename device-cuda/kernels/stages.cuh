@@ -10,6 +10,7 @@ struct Shared {
     u32 k, v, q, dout, ds, dq, stats;
     // STAGES each:
     u32 k_here, k_free, q_here, q_free, dout_here, dout_free, ds_here, ds_free;
+    u32 stored;  // dk and dv of a piece, in global memory
     // DQ_STAGES each, although there is one `dq`: all wait for those before.
     u32 sum_here, dq_here, dq_free;
     u32 v_here, v_free, tail;
@@ -29,7 +30,7 @@ struct Shared {
         k_here = take(STAGES * 8), k_free = take(STAGES * 8);
         q_here = take(STAGES * 8), q_free = take(STAGES * 8);
         dout_here = take(STAGES * 8), dout_free = take(STAGES * 8);
-        ds_here = take(STAGES * 8), ds_free = take(STAGES * 8);
+        ds_here = take(STAGES * 8), ds_free = take(STAGES * 8), stored = take(STAGES * 8);
         sum_here = take(DQ_STAGES * 8), dq_here = take(DQ_STAGES * 8), dq_free = take(DQ_STAGES * 8);
         v_here = take(8), v_free = take(8), tail = take(8);
         mail = take(STAGES * Piece::BYTES);
@@ -46,6 +47,7 @@ struct Shared {
             mbarrier_init(dout_free + i * 8, WARPS);
             mbarrier_init(ds_here + i * 8, WARPS);
             mbarrier_init(ds_free + i * 8, WARPS);
+            mbarrier_init(stored + i * 8, WARPS);
         }
         for (i32 i = 0; i < DQ_STAGES; ++i) {
             mbarrier_init(sum_here + i * 8, 1);

@@ -27,7 +27,8 @@ const _: () = assert!(size_of::<Tile>() == 24);
 
 /// A tile of a document's keys and the query tiles that see some of it, for the kernels of compute
 /// capability 9.0, whose query tiles are whole tokens: tile `t` holds the queries at positions
-/// `t * tokens` to `(t + 1) * tokens`.
+/// `t * tokens` to `(t + 1) * tokens`. The walk over these query tiles may be cut into several parts, from
+/// the last to the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct KeyTile {
@@ -45,8 +46,12 @@ pub(crate) struct KeyTile {
     pub(crate) whole_begin: [i32; 2],
     pub(crate) whole_end: [i32; 2],
     pub(crate) number: i32,
+    pub(crate) walk: i32,
+    pub(crate) before: i32,
+    pub(crate) after: i32,
+    pub(crate) finishes: i32,
 }
-const _: () = assert!(size_of::<KeyTile>() == 64);
+const _: () = assert!(size_of::<KeyTile>() == 80);
 
 /// Arguments of every attention kernel.
 #[derive(Clone, Copy, Debug, Default)]

@@ -161,10 +161,11 @@ pub(crate) fn bytes_of(tile: Tile) -> impl Iterator<Item = u8> {
 pub(crate) fn bytes_of_key_tile(tile: KeyTile) -> impl Iterator<Item = u8> {
     let KeyTile { key_row, keys, key, position_row, row_begin, row_end, begin, end, .. } = tile;
     let KeyTile { first_begin, first_end, last_end, whole_begin, whole_end, number, .. } = tile;
+    let KeyTile { walk, before, after, finishes, .. } = tile;
     [key_row, keys, key, position_row, row_begin, row_end, begin, end, first_begin, first_end, last_end]
         .into_iter()
         .chain(whole_begin)
         .chain(whole_end)
-        .chain([number])
+        .chain([number, walk, before, after, finishes])
         .flat_map(i32::to_ne_bytes)
 }

@@ -142,7 +142,7 @@ impl WgmmaBackward {
 
     pub(crate) const fn compiled(head_dim: usize) -> Self {
         let (rows, keys, panels) = (64, 128, head_dim.div_ceil(64));
-        let (stages, pieces, barriers) = (2, 2 * 80, 3 + 9 * 2 + 3 * 3);
+        let (stages, pieces, barriers) = (2, 2 * 84, 3 + 10 * 2 + 3 * 3);
         let (key_tile, query_tile) = (keys * panels * PANEL_BYTES, rows * panels * PANEL_BYTES);
         let (score_tile, stats) = (rows * keys * 2, rows * 8);
         let dq_tile = 2 * query_tile;
@@ -187,7 +187,7 @@ const _: () = {
     }
     assert!(forward(64, 98_408) && forward(96, 196_712) && forward(128, 196_712));
     assert!(forward(192, 196_696) && forward(256, 196_696));
-    assert!(backward(64, 132_496) && backward(96, 230_800) && backward(128, 230_800));
+    assert!(backward(64, 132_520) && backward(96, 230_824) && backward(128, 230_824));
 };
 
 #[cfg(test)]

@@ -92,6 +92,8 @@ pub(crate) struct Backward {
     keys: usize,
     /// Query tiles.
     stats: usize,
+    /// Of query tiles and walks, for each K/V head.
+    counters: usize,
     /// Key tiles, then query tiles, as bytes.
     lists: Buffer<u8>,
 }
@@ -100,7 +102,7 @@ impl Backward {
     pub(crate) fn new(stream: &Stream, problem: &Problem<'_>) -> Result<Option<Self>, CudaError> {
         let (context, dtype) = (stream.context(), problem.shape().dtype);
         let Some(shape) = context.wgmma_backward(problem.attention(), dtype) else { return Ok(None) };
-        let schedule::Backward { keys, stats } =
+        let schedule::Backward { keys, counters, stats } =
             schedule::Backward::new(problem, &shape, context.multiprocessors)?;
         let key_tiles = keys.iter().flat_map(|tile| bytes_of_key_tile(*tile));
         let query_tiles = stats.iter().flat_map(|tile| bytes_of(*tile));
@@ -117,6 +119,7 @@ impl Backward {
             kernel: load(name, "backward", shape.shared)?,
             keys: keys.len(),
             stats: stats.len(),
+            counters,
             lists: Buffer::from_slice(stream, &lists)?,
         }))
     }
@@ -137,7 +140,7 @@ impl Backward {
             stats: begin,
             turns: begin + parts.turns as u64,
             dq_sum: begin + parts.dq_sum as u64,
-            turn_count: (1 + self.numbers()) as i32,
+            turn_count: self.turn_count() as i32,
             tile_rows: self.shape.rows as i32,
             ..args
         };
@@ -168,8 +171,13 @@ impl Backward {
         let numbers = self.numbers();
         let f32s = |each: usize| numbers * each * size_of::<f32>();
         let turns = f32s(self.shape.stats_len()).next_multiple_of(PART);
-        let dq_sum = (turns + (1 + numbers) * size_of::<u32>()).next_multiple_of(PART);
+        let dq_sum = (turns + self.turn_count() * size_of::<u32>()).next_multiple_of(PART);
         ScratchParts { turns, dq_sum, end: dq_sum + f32s(self.shape.dq_sum_len()) }
+    }
+
+    /// The ticket, and counters of query tiles and walks.
+    fn turn_count(&self) -> usize {
+        1 + self.counters * self.operands.kv.heads
     }
 
     /// Query tiles times K/V heads.

@@ -14,6 +14,7 @@ from driver import CUDA, NAMES, NO_WINDOW, aligned, launch, ok, step_documents, 
 
 FORWARD_DIMS, BACKWARD_DIMS = (64, 96, 128, 192, 256), (64, 96, 128)
 SMS = torch.cuda.get_device_properties(0).multi_processor_count
+WALK = 64  # query tiles of a piece where walks are cut
 TYPES = {torch.float16: 6, torch.float32: 7, torch.bfloat16: 9}
 
 
@@ -41,7 +42,7 @@ class Shape(driver.Shape):
         self.b_rows, self.b_keys = 64, 128
         query_tile, key_tile = panels(d) * self.b_rows * 128, panels(d) * self.b_keys * 128
         self.backward_shared_sm90 = (3 * key_tile + 2 * (2 * query_tile + 8 * self.b_rows) + 2 * query_tile
-                                     + 2 * 2 * self.b_keys * self.b_rows + 8 * (3 + 9 * 2 + 3 * 3) + 2 * 80)
+                                     + 2 * 2 * self.b_keys * self.b_rows + 8 * (3 + 10 * 2 + 3 * 3) + 2 * 84)
 
 
 def key_tiles(document, tokens, causal, window, keys, number):
@@ -69,10 +70,24 @@ def key_tiles(document, tokens, causal, window, keys, number):
         tiles.append((end - begin, key_row + key, k - key, key, query_row - offset, query_row, query_row + q,
                       begin, end, *first, last_end, *(w[0] for w in whole), *(w[1] for w in whole),
                       number - first_tile))
-    # A tile weighs at least as much as those behind it: sorting by weight keeps them behind it.
-    for i in reversed(range(len(tiles) - 1)):
-        tiles[i] = (max(tiles[i][0], tiles[i + 1][0]), *tiles[i][1:])
     return tiles
+
+
+def pieces_of(tiles, cut, walks):
+    """A document's pieces: where `cut`, walks end where WALK divides the number of a query tile, and what
+    ends alike comes together, the last query tiles first. Counters of walks begin at `walks`."""
+    pieces = []
+    for walk, tile in enumerate(tiles, walks):
+        begin, end = tile[7], tile[8]
+        bounds = [begin, *(range((begin // WALK + 1) * WALK, end, WALK) if cut else ()), end]
+        for i, (a, b) in enumerate(zip(bounds, bounds[1:])):
+            more = walk, len(bounds) - 2 - i, i, int(cut)
+            pieces.append((-(a // WALK) if cut else 0, walk, b - a, *tile[1:7], a, b, *tile[9:], *more))
+    pieces = [p[2:] for p in sorted(pieces)]
+    # A piece weighs at least as much as those behind it: sorting by weight keeps them behind it.
+    for i in reversed(range(len(pieces) - 1)):
+        pieces[i] = (max(pieces[i][0], pieces[i + 1][0]), *pieces[i][1:])
+    return pieces
 
 
 def lists(documents, group, causal, window, shape):
@@ -92,7 +107,11 @@ def lists(documents, group, causal, window, shape):
             stats.append((0, query_row, q, key_row, k, t, number + t - first))
         keys.append(key_tiles((query_row, q, key_row, k), tokens, causal, window, shape.b_keys, number))
         number += last - first + 1
-    return queries, keys, stats, number
+    counters = number
+    for i, tiles in enumerate(keys):
+        keys[i] = pieces_of(tiles, window != NO_WINDOW, counters)
+        counters += len(tiles)
+    return queries, keys, stats, number, counters
 
 
 def key_list(documents, kv_heads):
@@ -103,14 +122,14 @@ def key_list(documents, kv_heads):
     tail = max(0, len(tiles) - -(-2 * SMS // kv_heads))
     tiles[tail:] = sorted(tiles[tail:], key=lambda m: -m[0])
     flat = [x for _, *t in tiles for x in t]
-    return torch.tensor(flat or [0] * 16, dtype=torch.int32, device="cuda"), len(tiles)
+    return torch.tensor(flat or [0] * 20, dtype=torch.int32, device="cuda"), len(tiles)
 
 
 class Schedule(driver.Schedule):
     def __init__(self, documents, group, causal, window, shape):
         super().__init__(documents, group, causal, window, shape)
         if shape.hopper:
-            queries, keys, stats, self.numbers = lists(documents, group, causal, window, shape)
+            queries, keys, stats, self.numbers, self.counters = lists(documents, group, causal, window, shape)
             self.queries90, self.query_count90 = tile_list(queries)
             self.keys90, self.key_count90 = key_list(keys, 8)
             self.stats90, self.stats_count90 = tile_list(stats)
@@ -122,7 +141,7 @@ class Scratch(driver.Scratch):
         if schedule.shape.hopper:
             n, shape = schedule.numbers * kv_heads, schedule.shape
             self.stats90 = torch.full((max(n, 1), 2 * shape.b_rows), float("nan"), device="cuda")
-            self.turns90 = torch.full((1 + n,), -1, dtype=torch.int32, device="cuda")
+            self.turns90 = torch.full((1 + schedule.counters * kv_heads,), -1, dtype=torch.int32, device="cuda")
             self.dq_sum90 = torch.full((max(n, 1) * shape.b_rows * panels(shape.dim) // 4, 256), float("nan"),
                                        device="cuda")
 

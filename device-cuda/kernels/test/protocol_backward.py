@@ -25,6 +25,7 @@ class Block:
         self.dout_here, self.dout_free = some(STAGES, 1), some(STAGES, GROUPS)
         self.ds_here, self.ds_free = some(STAGES, GROUPS), some(STAGES, GROUPS)
         self.sum_here, self.dq_here, self.dq_free = some(ADDERS, 1), some(ADDERS, GROUPS), some(ADDERS, 1)
+        self.stored = some(STAGES, GROUPS)
         self.v_here, self.v_free = Barrier(1), Barrier(GROUPS)
         self.mail, self.k, self.v = [None] * STAGES, [None] * STAGES, None
         self.unit, self.dq = Unit(), [None] * GROUPS
@@ -51,9 +52,9 @@ class Block:
         yield from bring_keys()
         while self.mail[walk.stage]:
             piece = self.mail[walk.stage]
-            last = len(piece) - 1
+            last = len(piece.tiles) - 1
             bring_keys_at = min(max(last - 2, 1), last)
-            for i, tile in enumerate(piece):
+            for i, tile in enumerate(piece.tiles):
                 yield from stage.free(self.q_free)
                 self.q[stage.stage] = tile
                 self.q_here[stage.stage].arrive()
@@ -78,10 +79,13 @@ class Block:
             piece = self.mail[keys.stage]
             if not piece:
                 return
-            for tile in list(piece):
+            for tile in piece.tiles:
                 if stage.stage == mine:
                     yield from self.serve(tile, stage)
                 stage.advance()
+            if mine == 0 and piece.after:
+                yield from keys.filled(self.stored)
+                self.turns[piece.walk] = piece.before + 1
             self.k_free[keys.stage].arrive()
             keys.advance()
 
@@ -117,7 +121,7 @@ class Block:
             if older:
                 yield from self.ds_here[stage.stage].wait(stage.parity ^ 1)
                 assert self.ds[stage.stage] == [older] * GROUPS, "ds overwritten"
-                assert older in self.k[k], "k overwritten"
+                assert older in self.k[k].tiles, "k overwritten"
 
         def put_dq(k):
             if not older:
@@ -128,7 +132,7 @@ class Block:
                 yield from dq_stage.filled(self.sum_here)
                 assert not older.turn or self.dq[group] == (older, "sum"), "sum overwritten"
                 assert self.turns.get(older.name, 0) == older.turn, "added out of turn"
-                assert self.mail[k] and older in self.mail[k], "piece overwritten"
+                assert self.mail[k] and older in self.mail[k].tiles, "piece overwritten"
             else:
                 self.dq[group] = older
             if self.rng.random() < 0.3:
@@ -144,17 +148,30 @@ class Block:
             older = None
             dq_stage.advance()
 
+        def finish_dq(k_of_older, k_of_newer):
+            nonlocal older, newer, stage
+            following = stage.copy()
+            for k in (k_of_older, k_of_newer):
+                yield from make_dq(k)
+                yield from put_dq(k)
+                publish_dq(k)
+                older, newer = newer, None
+                stage.advance()
+            stage = following
+
         while True:
             yield from keys.filled(self.k_here)
             piece = self.mail[keys.stage]
             if not piece:
                 break
+            while self.turns.get(piece.walk, 0) != piece.before:
+                yield
             yield from self.unit.take(group)
-            for i in range(len(piece)):
+            for i in range(len(piece.tiles)):
                 older_k = keys.stage ^ (i < 2)
                 yield from stage.filled(self.q_here)
                 tile = self.q[stage.stage]
-                assert tile is piece[i] and self.k[keys.stage] is piece, "q or k overwritten"
+                assert tile is piece.tiles[i] and self.k[keys.stage] is piece, "q or k overwritten"
                 yield from make_dq(older_k)
                 self.unit.give(group)
                 if i > 0:
@@ -182,18 +199,13 @@ class Block:
                 stage.advance()
             self.unit.give(group)
             self.q_free[stage.before().stage].arrive()
-            if len(piece) == 1:
-                yield from make_dq(keys.stage ^ 1)
-                yield from put_dq(keys.stage ^ 1)
-                publish_dq(keys.stage ^ 1)
+            self.stored[keys.stage].arrive()
+            single = len(piece.tiles) == 1
+            if single or piece.finishes:
+                yield from finish_dq(keys.stage ^ single, keys.stage)
             v_parity ^= 1
             keys.advance()
-        for _ in range(2):
-            yield from make_dq(keys.stage ^ 1)
-            yield from put_dq(keys.stage ^ 1)
-            publish_dq(keys.stage ^ 1)
-            older, newer = newer, None
-            stage.advance()
+        yield from finish_dq(keys.stage ^ 1, keys.stage ^ 1)
 
 
 class Tile:
@@ -201,9 +213,31 @@ class Tile:
         self.name, self.turn, self.last, self.ends = name, turn, last, ends
 
 
+class Piece:
+    """A part of a walk; `walk` is its name among the counters."""
+
+    def __init__(self, walk, before, after, finishes, tiles):
+        self.walk, self.before, self.after, self.finishes, self.tiles = walk, before, after, finishes, tiles
+
+
+def cut(walk, name, length):
+    """The parts of a walk, cut where `length` divides the number of a query tile, and by what they are sorted."""
+    parts = []
+    for name_, turn, last in walk:
+        if not parts or length and name_[1] // length != parts[-1][-1].name[1] // length:
+            parts.append([])
+        parts[-1].append(Tile(name_, turn, last, False))
+    for part in parts:
+        part[-1].ends = True
+    at = lambda part: -(part[0].name[1] // length) if length else 0
+    return [(at(part), name[2], Piece(name, i, len(parts) - 1 - i, length > 0, part))
+            for i, part in enumerate(parts)]
+
+
 def random_pieces(rng):
-    """Documents' tiles of keys, ascending, each with the query tiles that it walks, last to first."""
+    """Documents' pieces in their order, each with the query tiles that it walks, last to first."""
     per_key_tile = rng.choice([1, 2, 3, 8])
+    length = rng.choice([0, 0, 1, 2, 3, 5])
     documents = []
     for document in range(rng.randint(1, 6)):
         first = rng.choice([0, 0, rng.randint(0, 5 * per_key_tile)])
@@ -212,11 +246,11 @@ def random_pieces(rng):
         low = lambda t: max(0, t - window + 1) // per_key_tile
         pieces = []
         for j in range((end - 1) // per_key_tile + 1):
-            walk = [t for t in range(end - 1, first - 1, -1) if low(t) <= j <= t // per_key_tile]
-            pieces.append([Tile((document, t), j - low(t), t // per_key_tile == j, t == walk[-1])
-                           for t in walk])
-        documents.append([p for p in pieces if p])
-    documents.sort(key=lambda pieces: -sum(map(len, pieces)))
+            walk = [((document, t), j - low(t), t // per_key_tile == j)
+                    for t in range(end - 1, first - 1, -1) if low(t) <= j <= t // per_key_tile]
+            pieces += cut(walk, ("walk", document, j), length)
+        documents.append([piece for _, _, piece in sorted(pieces, key=lambda x: x[:2])])
+    documents.sort(key=lambda pieces: -sum(len(piece.tiles) for piece in pieces))
     return [piece for pieces in documents for piece in pieces]
 
 

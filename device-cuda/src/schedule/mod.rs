@@ -203,7 +203,7 @@ mod tests {
     pub(super) fn problems() -> Vec<Problem<'static>> {
         let varlen = Varlen::new(&Q, &K, 1600, 1400).expect("legal");
         let mut problems = Vec::new();
-        for group in [1, 3, 4] {
+        for group in [1, 3, 4, 16] {
             for window in [None, NonZeroUsize::new(1), NonZeroUsize::new(200)] {
                 for causal in [true, false] {
                     let mut attention = Attention::new(2 * group, 2, 128).expect("heads");

@@ -21,10 +21,15 @@ pub(crate) fn forward(problem: &Problem<'_>, shape: &WgmmaForward) -> Result<Vec
     Ok(longest_first(tiles))
 }
 
+/// Query tiles of a part of a walk, where walks are cut.
+const PART: i32 = 64;
+
 /// The tiles of the backward pass.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Backward {
     pub(crate) keys: Vec<KeyTile>,
+    /// Counters besides the ticket: of query tiles, then of walks; for each K/V head.
+    pub(crate) counters: usize,
     /// The query tiles: `begin` counts tiles from position 0, `first_turn` is the tile's number.
     pub(crate) stats: Vec<Tile>,
 }
@@ -40,11 +45,13 @@ impl Backward {
         let heads = problem.attention().kv_heads();
         let mut lists = Lists::new(problem.attention(), shape);
         each_segment(problem, |segment| lists.add(segment));
-        // A counter before those of the tiles.
-        let tiles = lists.key_count.max(lists.stats.len());
+        let counters = lists.stats.len() + lists.walks;
+        // A ticket counter is before those.
+        let tiles = lists.key_count.max(counters);
         check("tiles times kv_heads", tiles.saturating_mul(heads).saturating_add(1))?;
-        let keys = in_order(lists.documents, (2 * blocks).div_ceil(heads));
-        Ok(Self { keys, stats: lists.stats })
+        let mut keys = in_order(lists.documents, (2 * blocks).div_ceil(heads));
+        keys.iter_mut().for_each(|tile| tile.walk += lists.stats.len() as i32);
+        Ok(Self { keys, counters, stats: lists.stats })
     }
 }
 
@@ -79,13 +86,15 @@ struct Lists<'a> {
     keys: usize,
     documents: Vec<Vec<Weighed<KeyTile>>>,
     key_count: usize,
+    walks: usize,
     stats: Vec<Tile>,
 }
 
 impl<'a> Lists<'a> {
     fn new(attention: &'a Attention, shape: &WgmmaBackward) -> Self {
         let tokens = shape.rows / attention.group();
-        Self { attention, tokens, keys: shape.keys, documents: Vec::new(), key_count: 0, stats: Vec::new() }
+        let (documents, stats) = (Vec::new(), Vec::new());
+        Self { attention, tokens, keys: shape.keys, documents, key_count: 0, walks: 0, stats }
     }
 
     /// Numbers may wrap: `Backward::new` refuses what has too many.
@@ -97,14 +106,43 @@ impl<'a> Lists<'a> {
             self.stats.push(Tile { begin, first_turn, ..tile_of(segment) });
         }
         let first = document.visible(document.offset).start as usize / self.keys * self.keys;
-        let mut tiles: Vec<_> = (first..segment.k_len)
+        let walks: Vec<_> = (first..segment.k_len)
             .step_by(self.keys)
-            .map(|key| document.key_tile(key as i64, self.keys as i64, number))
+            .zip(self.walks as i32..)
+            .map(|(key, walk)| KeyTile { walk, ..document.key_tile(key as i64, self.keys as i64, number) })
             .collect();
-        keep_in_order(&mut tiles);
+        self.walks += walks.len();
+        // Blocks in a window are all over the step, and what they share does not fit the device's cache.
+        let tiles = parts(walks, self.attention.mask().window.is_some());
         self.key_count += tiles.len();
         self.documents.push(tiles);
     }
+}
+
+/// A document's walks or, where `cut`, their parts: all that meet the last query tiles come first.
+fn parts(walks: Vec<KeyTile>, cut: bool) -> Vec<Weighed<KeyTile>> {
+    let mut tiles = if cut { walks.into_iter().flat_map(parts_of).collect() } else { walks };
+    if cut {
+        // Keys that meet the same query tiles stay in their order.
+        tiles.sort_by_key(|tile| Reverse(tile.begin.div_euclid(PART)));
+    }
+    let mut tiles: Vec<_> = tiles.into_iter().map(|tile| ((tile.end - tile.begin) as u64, tile)).collect();
+    keep_in_order(&mut tiles);
+    tiles
+}
+
+/// A walk's parts, the last query tiles first: cut where `PART` divides the number of a query tile, so that
+/// those of all key tiles of a document are cut alike.
+fn parts_of(walk: KeyTile) -> impl Iterator<Item = KeyTile> {
+    let (first, last) = (walk.begin.div_euclid(PART), (walk.end - 1).div_euclid(PART));
+    (first..=last).rev().map(move |part| KeyTile {
+        begin: walk.begin.max(part * PART),
+        end: walk.end.min((part + 1) * PART),
+        before: last - part,
+        after: part - first,
+        finishes: 1,
+        ..walk
+    })
 }
 
 /// A document, its positions and the query tiles in terms of these.
@@ -182,14 +220,14 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The tile of `keys` keys that begins with `key`, and how many query tiles it meets. The document's
-    /// first query tile has the number `number`. Every number fits: the limits were checked.
-    fn key_tile(&self, key: i64, keys: i64, number: usize) -> Weighed<KeyTile> {
+    /// The tile of `keys` keys that begins with `key`. The document's first query tile has the number
+    /// `number`. Every number fits: the limits were checked.
+    fn key_tile(&self, key: i64, keys: i64, number: usize) -> KeyTile {
         let end = key + keys;
         let seeing = self.seeing(key, end);
         let first = self.first_to_add(key, end);
         let halves = [key, key + keys / 2].map(|half| self.seeing_all(half, half + keys / 2));
-        let tile = KeyTile {
+        KeyTile {
             key_row: (self.segment.k_begin as i64 + key) as i32,
             keys: (self.keys - key) as i32,
             key: key as i32,
@@ -204,8 +242,8 @@ impl<'a> Document<'a> {
             whole_begin: halves.clone().map(|half| half.start as i32),
             whole_end: halves.map(|half| half.end as i32),
             number: (number as i64 - self.tiles.start) as i32,
-        };
-        ((seeing.end - seeing.start) as u64, tile)
+            ..KeyTile::default()
+        }
     }
 }
 
@@ -359,16 +397,50 @@ mod tests {
         }
     }
 
-    /// What keeps waiting from lasting for ever.
+    /// What keeps waiting from lasting for ever: a tile waits for earlier keys that meet the same queries, and
+    /// for the part of its own walk before.
     #[test]
-    fn key_tiles_of_a_document_ascend() {
+    fn what_a_tile_waits_for_comes_before_it() {
         for problem in problems() {
             let keys = schedule(&problem).keys;
             for (i, tile) in keys.iter().enumerate() {
-                let earlier = keys[..i].iter().filter(|other| other.row_begin == tile.row_begin);
-                assert!(earlier.clone().all(|other| other.key < tile.key), "{:?}", problem.attention());
+                let waits = |other: &&KeyTile| {
+                    other.row_begin == tile.row_begin
+                        && if other.key == tile.key {
+                            other.before < tile.before
+                        } else {
+                            other.key < tile.key && other.begin < tile.end && tile.begin < other.end
+                        }
+                };
+                assert!(!keys[i + 1..].iter().any(|other| waits(&other)), "{:?}", problem.attention());
             }
         }
+    }
+
+    /// The parts of a walk follow each other, know how many there are, and have a counter of their own.
+    #[test]
+    fn walks_are_cut_in_windows_only() {
+        let mut cut = 0;
+        for problem in problems() {
+            let schedule = schedule(&problem);
+            let mut walks: BTreeMap<i32, Vec<&KeyTile>> = BTreeMap::new();
+            for tile in &schedule.keys {
+                walks.entry(tile.walk).or_default().push(tile);
+            }
+            for (walk, parts) in walks {
+                assert!((schedule.stats.len()..schedule.counters).contains(&(walk as usize)));
+                let windowed = problem.attention().mask().window.is_some();
+                assert!(parts.iter().all(|tile| tile.finishes == i32::from(windowed)));
+                for (before, tile) in parts.iter().enumerate() {
+                    assert_eq!((tile.before, tile.after), (before as i32, (parts.len() - 1 - before) as i32));
+                    assert!(windowed || parts.len() == 1);
+                    assert!(!windowed || (tile.end - 1) / PART == tile.begin / PART || tile.begin < 0);
+                }
+                assert!(parts.windows(2).all(|pair| pair[0].begin == pair[1].end && pair[0].key == pair[1].key));
+                cut += usize::from(parts.len() > 1);
+            }
+        }
+        assert!(cut > 10, "{cut}");
     }
 
     #[test]

@@ -51,7 +51,7 @@ fn hopper_takes_its_own_kernels() {
     assert_eq!(prepare.word(TILE_COUNT), numbers as i32);
 
     assert_eq!(backward.kernel(), ("backward", "sm_90a"));
-    assert_eq!((backward.blocks, backward.threads, backward.shared), (88, 384, 230_800));
+    assert_eq!((backward.blocks, backward.threads, backward.shared), (88, 384, 230_824));
     assert_eq!((backward.block().len(), backward.word(TILE_COUNT)), (960, 8 + 3));
     assert_eq!(map(&backward, 0), ([128, 32, 1300], [256, q_row], [64, 4, 16]));
     assert_eq!(map(&backward, 3), map(&backward, 0));
