@@ -7,11 +7,12 @@
 //     s = k q^T;  p = exp2(s - lse2);  dp = v dout^T;  ds = p * (scale * dp - delta)
 //     dv += p dout;  dk += ds q;  dq += ds^T k
 //
-// Blocks stay and take pieces by ticket. Two warpgroups own 64 keys each: their s, p, dp, ds and the
-// sums dk, dv are in registers; dk, dv start as what the store holds and go back there at the end, so
-// steps of a sequence run one after the other continue one sum. ds also goes to shared memory, where
-// each of the two multiplies all of it with half of k's columns, a tile later (own_keys.cuh). Other warps
-// bring the tiles and take the turns (serve.cuh). README.md draws the pipeline.
+// Blocks stay and take pieces by ticket. Two warpgroups compute. Up to head_dim 128 they own 64 keys each
+// (own_keys.cuh); with larger heads they share 64, one makes p and dv, one ds and dk (share_keys.cuh). s, p,
+// dp, ds and the sums dk, dv are in registers; dk, dv start as what the store holds and go back there at the
+// end, so steps of a sequence run one after the other continue one sum. ds also goes to shared memory, where
+// each of the two multiplies all of it with half of k's columns, a tile or two later. Other warps bring the
+// tiles and take the turns (serve.cuh). README.md draws the pipelines.
 //
 // dq of a query tile is a sum over key tiles, that is over blocks. They add in turn, ascending
 // (schedule.cuh): the first stores to `dq_sum`, the others add in the L2 cache, the last adds in
@@ -21,7 +22,11 @@
 // Reads q, k, v, dout, stats (tensor maps), tiles (key tiles), turns (set to zero by `prepare_wgmma`).
 // Writes dq (=) of every row that some key is visible to (`prepare_wgmma` writes the others), dk (+=),
 // dv (+=).
+#if HEAD_DIM <= 128
 #include "own_keys.cuh"
+#else
+#include "share_keys.cuh"
+#endif
 #include "serve.cuh"
 
 constexpr int THREADS = (GROUPS + 1) * 128;
@@ -35,7 +40,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const i32 filled = ROWS / args.attention.group * args.attention.group;
     for (i32 stage = 0; stage < STAGES; ++stage) {
         zero_rows<ROWS, D>(shared.q + stage * Shape::QUERY_TILE, filled, ROWS);
-        zero_rows<ROWS, D>(shared.dout + stage * Shape::QUERY_TILE, filled, ROWS);
+        if (stage < DOUT_STAGES)
+            zero_rows<ROWS, D>(shared.dout + stage * Shape::QUERY_TILE, filled, ROWS);
     }
     fence_proxy_async();
     if (threadIdx.x == 0) shared.init();
@@ -49,6 +55,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             add_dq(shared, args.attention, warp - WARPS - 1);
     } else {
         setmaxnreg_inc<Shape::REGISTERS>();
-        own_keys(shared, args.attention, group);
+        compute(shared, args.attention, group);
     }
 }

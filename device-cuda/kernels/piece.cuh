@@ -9,10 +9,8 @@ constexpr int D = HEAD_DIM;
 constexpr int ROWS = Shape::ROWS;
 constexpr int KEYS = Shape::KEYS;
 constexpr int GROUPS = Shape::GROUPS;
-constexpr int WARPS = GROUPS * 4;    // of the warpgroups that own keys
+constexpr int WARPS = GROUPS * 4;    // of the warpgroups that compute
 constexpr int ADDERS = Shape::ADDERS;  // threads
-constexpr int DQ_PART = panels(D) * PANEL_COLS / GROUPS;  // columns of dq that a warpgroup makes
-static_assert(Shape::DQ_TILE == ROWS * GROUPS * DQ_PART * 4);
 static_assert(GROUPS == 2, "KeyTile has two halves");
 
 // The same in every thread of a warp, and known to be so: products must not be issued on paths that the

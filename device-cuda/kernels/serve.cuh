@@ -1,4 +1,5 @@
-// The warps of backward_wgmma that serve those who own keys: one brings tiles, two add to the sums of dq.
+// The warps of backward_wgmma that serve those who compute: one brings tiles, three threads add to the
+// sums of dq.
 #pragma once
 #include "stages.cuh"
 
@@ -30,7 +31,7 @@ struct Loader {
         if (t == piece.begin()) bits |= MARK_ENDS;
         if (piece.first_to_add(t)) bits |= MARK_FIRST;
         if (piece.last_to_add(t)) bits |= MARK_LAST;
-        for (i32 half = 0; half < GROUPS; ++half)
+        for (i32 half = 0; half < 2; ++half)
             if (!piece.whole(t, half)) bits |= MARK_MASKED << half;
         return bits;
     }
@@ -40,14 +41,15 @@ struct Loader {
         const i32 group = args.attention.group;
         const u32 box = panels(D) * tokens * group * PANEL_ROW_BYTES;
         const u32 q = stage.of(shared.q, Shape::QUERY_TILE);
-        const u32 dout = stage.of(shared.dout, Shape::QUERY_TILE);
+        const auto dout_stage = among<DOUT_STAGES>(stage);
+        const u32 dout = dout_stage.of(shared.dout, Shape::QUERY_TILE);
         const TileRows rows(piece, t, tokens);
         const bool whole = rows.begin == 0 && rows.end == tokens;
         const i32 head = piece.kv_head() * group;
         const i32 number = piece.number(t, args.attention.kv_heads);
         const u32 bits = mark(piece, t);
         const u32 q_here = whole ? stage.of(shared.q_here) : shared.tail;
-        const u32 dout_here = whole ? stage.of(shared.dout_here) : shared.tail;
+        const u32 dout_here = whole ? dout_stage.of(shared.dout_here) : shared.tail;
 
         stage.wait_free(shared.q_free);
         if (lane.leads()) {
@@ -56,7 +58,7 @@ struct Loader {
             load_panels<ROWS, D>(q, args.q, head, rows.row, q_here);
             cp_async_bulk_tensor_2d(stage.of(shared.stats, Shape::STATS), &args.stats, 0, number, q_here);
         }
-        stage.wait_free(shared.dout_free);
+        dout_stage.wait_free(shared.dout_free);
         if (lane.leads()) {
             if (whole) mbarrier_arrive_expect_tx(dout_here, box);
             load_panels<ROWS, D>(dout, args.dout, head, rows.row, dout_here);
@@ -69,7 +71,7 @@ struct Loader {
             zero_rows<ROWS, D>(dout, rows.end * group, tokens * group);
             fence_proxy_async();
             release(stage.of(shared.q_here), lane);
-            release(stage.of(shared.dout_here), lane);
+            release(dout_stage.of(shared.dout_here), lane);
         }
         stage.advance();
     }
@@ -89,8 +91,8 @@ struct Loader {
         release(here, lane);
     }
 
-    // The next piece and its k, or the news that there is none.
-    __device__ void bring_keys() {
+    // The next piece, with its k where that has room beside this one's, or the news that there is none.
+    __device__ void take_piece() {
         const Attention& attention = args.attention;
         u32 ticket = 0;
         if (lane.leads()) ticket = take_ticket(reinterpret_cast<u32*>(attention.turns));
@@ -111,11 +113,19 @@ struct Loader {
             st_shared_i32(piece.at + Piece::KV_HEAD,
                           exists ? static_cast<i32>(ticket % attention.kv_heads) : -1);
         __syncwarp();  // this warp reads the piece without waiting for k
-        if (exists) {
-            bring_tile(args.k, piece, tile, here);
-        } else {
+        if (!exists) {
             release(here, lane);
+        } else if (Shape::KEY_STAGES > 1) {
+            bring_tile(args.k, piece, tile, here);
         }
+    }
+
+    // A piece's k where that has one stage, after its v, which has room earlier. With it the warpgroups begin, who
+    // need dk and dv from the store and have no registers to wait for these.
+    __device__ void bring_keys(const Piece& piece, u32 here) {
+        await_walk(piece, args.attention, lane);
+        wait(shared.k_read, v_parity);
+        bring_tile(args.k, piece, shared.k, here);
     }
 
     __device__ void bring_values(const Piece& piece) {
@@ -125,22 +135,26 @@ struct Loader {
     }
 };
 
-// The warp that brings tiles: the next k before a piece ends, q, dout and v as soon as there is room.
+// The warp that brings tiles as soon as there is room: the next k, where it has a stage of its own, before a
+// piece ends.
 __device__ inline void bring_tiles(const Shared& shared, const Args& args) {
     Loader loader(shared, args);
     Stage<STAGES> keys;
-    loader.bring_keys();
+    loader.take_piece();
     for (;; keys.advance()) {
         const Piece piece = {keys.of(shared.mail, Piece::BYTES)};
         if (!piece.exists()) return;
         const i32 begin = piece.begin(), end = piece.end();
         // Late: who takes a ticket should begin its piece soon, since others wait for its turns. But not
         // before the second tile, with which the k of the piece before becomes free.
-        const i32 bring_keys_at = max(min(begin + 2, end - 2), begin);
+        const i32 take_piece_at = Shape::KEY_STAGES > 1 ? max(min(begin + 2, end - 2), begin) : begin;
         for (i32 t = end - 1; t >= begin; --t) {
             loader.bring_queries(piece, t);
-            if (t == end - 1) loader.bring_values(piece);
-            if (t == bring_keys_at) loader.bring_keys();
+            if (t == end - 1) {
+                loader.bring_values(piece);
+                if (Shape::KEY_STAGES == 1) loader.bring_keys(piece, keys.of(shared.k_here));
+            }
+            if (t == take_piece_at) loader.take_piece();
         }
         release(keys.of(shared.k_free), loader.lane);
     }
@@ -152,10 +166,6 @@ struct Adder {
     const Shared& shared;
     const Attention& args;
 
-    __device__ f32* sum(i32 number) const {
-        return reinterpret_cast<f32*>(args.dq_sum) + i64(number) * (Shape::DQ_TILE / 4);
-    }
-
     // What other blocks added before is there, for the copy engine too.
     __device__ void await_turn(const u32* count, u32 mine) const {
         if (mine == 0) return;
@@ -164,32 +174,48 @@ struct Adder {
         fence_proxy_async_all();
     }
 
+    // The bytes of a round that DQ_ROOM has for most.
+    __device__ static constexpr i32 bytes(i32 round) {
+        return min(Shape::DQ_ROOM, Shape::DQ_TILE - round * Shape::DQ_ROOM);
+    }
+    __device__ f32* sum(i32 number, i32 round) const {
+        return reinterpret_cast<f32*>(args.dq_sum) + i64(number) * (Shape::DQ_TILE / 4) +
+               round * (Shape::DQ_ROOM / 4);
+    }
+
     // The tile's dq goes from shared memory to the sum.
-    __device__ void add(const Stage<DQ_STAGES>& stage, i32 number, bool first) const {
-        stage.wait_filled(shared.dq_here);
-        if (first) {
-            cp_async_bulk_store(sum(number), shared.dq, Shape::DQ_TILE);
-        } else {
-            cp_reduce_async_bulk_add_f32(sum(number), shared.dq, Shape::DQ_TILE);
+    __device__ void add(Stage<DQ_STAGES> stage, i32 number, bool first) const {
+#pragma unroll
+        for (i32 round = 0; round < DQ_ROUNDS; ++round, stage.advance()) {
+            stage.wait_filled(shared.dq_here);
+            if (first) {
+                cp_async_bulk_store(sum(number, round), shared.dq, bytes(round));
+            } else {
+                cp_reduce_async_bulk_add_f32(sum(number, round), shared.dq, bytes(round));
+            }
+            cp_async_bulk_commit_group();
+            cp_async_bulk_wait_group_read();
+            mbarrier_arrive(stage.of(shared.sum_here));
+            stage.wait_filled(shared.sum_here);  // who arrives again must have waited; at once, being alone
+            mbarrier_arrive(stage.of(shared.dq_free));
         }
-        cp_async_bulk_commit_group();
-        cp_async_bulk_wait_group_read();
-        mbarrier_arrive(stage.of(shared.sum_here));
-        mbarrier_arrive(stage.of(shared.dq_free));
     }
 
     // The sum comes to shared memory, and the warpgroups add to it what becomes dq.
-    __device__ void bring_sum(const Stage<DQ_STAGES>& stage, i32 number, bool first) const {
-        const u32 here = stage.of(shared.sum_here);
-        if (first) {
-            mbarrier_arrive(here);
-        } else {
-            stage.before().wait_filled(shared.dq_free);
-            mbarrier_arrive_expect_tx(here, Shape::DQ_TILE);
-            cp_async_bulk_load(shared.dq, sum(number), Shape::DQ_TILE, here);
+    __device__ void bring_sum(Stage<DQ_STAGES> stage, i32 number, bool first) const {
+#pragma unroll
+        for (i32 round = 0; round < DQ_ROUNDS; ++round, stage.advance()) {
+            const u32 here = stage.of(shared.sum_here);
+            if (first) {
+                mbarrier_arrive(here);
+            } else {
+                stage.before().wait_filled(shared.dq_free);
+                mbarrier_arrive_expect_tx(here, bytes(round));
+                cp_async_bulk_load(shared.dq, sum(number, round), bytes(round), here);
+            }
+            stage.wait_filled(shared.dq_here);
+            mbarrier_arrive(stage.of(shared.dq_free));
         }
-        stage.wait_filled(shared.dq_here);
-        mbarrier_arrive(stage.of(shared.dq_free));
     }
 
     __device__ void serve(const Piece& piece, i32 t, const Stage<DQ_STAGES>& stage) const {
@@ -217,12 +243,17 @@ __device__ inline void add_dq(const Shared& shared, const Attention& args, i32 a
         const Piece piece = {keys.of(shared.mail, Piece::BYTES)};
         if (!piece.exists()) return;
         const i32 begin = piece.begin();
-        for (i32 t = piece.end() - 1; t >= begin; --t, stage.advance())
-            if (stage.stage == adder) mine.serve(piece, t, stage);
-        if (adder == 0 && piece.after() > 0) {
+        for (i32 t = piece.end() - 1; t >= begin; --t) {
+            if (stage.stage == adder * DQ_ROUNDS) mine.serve(piece, t, stage);
+#pragma unroll
+            for (i32 round = 0; round < DQ_ROUNDS; ++round) stage.advance();
+        }
+        if (adder == 0) {
             keys.wait_filled(shared.stored);
-            fence_gpu();
-            st_relaxed(piece.walked(args), piece.before() + 1);
+            if (piece.after() > 0) {
+                fence_gpu();
+                st_relaxed(piece.walked(args), piece.before() + 1);
+            }
         }
         mbarrier_arrive(keys.of(shared.k_free));
     }

@@ -24,23 +24,35 @@ struct ForwardWarpgroups {
     static constexpr int REGISTERS = 240, LOADER_REGISTERS = 24;
 };
 
-// backward_wgmma: two warpgroups of 64 keys each, and one that serves them.
+// backward_wgmma: two warpgroups that compute, and one that serves them. The two own 64 keys each
+// (own_keys.cuh) while dk and dv of these fit their registers; with larger heads they share 64 keys, one makes
+// dk and one dv (share_keys.cuh).
 template <int DIM>
 struct BackwardWarpgroups {
+    static constexpr bool OWN_KEYS = DIM <= 128;
     static constexpr int GROUPS = 2;
     static constexpr int ROWS = 64;
-    static constexpr int KEYS = GROUPS * 64;
-    static constexpr int STAGES = 2;  // of keys, queries and ds
+    static constexpr int KEYS = OWN_KEYS ? GROUPS * 64 : 64;
+    static constexpr int STAGES = 2;  // of pieces, queries and ds
+    static constexpr int KEY_STAGES = OWN_KEYS ? 2 : 1;
+    static constexpr int DOUT_STAGES = DIM <= 192 ? 2 : 1;
     static constexpr int ADDERS = 3;  // of dq, one after the other
+    static constexpr int DQ_ROUNDS = OWN_KEYS ? 1 : 2;  // in which a tile's dq goes through shared memory
     static constexpr int KEY_TILE = tile_bytes(KEYS, DIM);
     static constexpr int QUERY_TILE = tile_bytes(ROWS, DIM);
     static constexpr int DQ_TILE = 2 * QUERY_TILE;
+    static constexpr int DQ_ROOM = OWN_KEYS ? DQ_TILE : 2 * tile_bytes(ROWS, 128);
     static constexpr int SCORE_TILE = tile_bytes(KEYS, ROWS);
+    static constexpr int P_TILE = OWN_KEYS ? 0 : 2 * SCORE_TILE;
     static constexpr int STATS = ROWS * 8;
     // Columns of dk and dv that one instruction computes.
-    static constexpr int PART = DIM;
-    static constexpr int SHARED = (STAGES + 1) * KEY_TILE + STAGES * (2 * QUERY_TILE + SCORE_TILE + STATS) +
-                                  DQ_TILE + 8 * (3 + 10 * STAGES + 3 * ADDERS) + STAGES * 84;
+    static constexpr int PART = OWN_KEYS ? DIM : DIM == 256 ? 128 : 64;
+    static constexpr int TILES = (KEY_STAGES + 1) * KEY_TILE + (STAGES + DOUT_STAGES) * QUERY_TILE +
+                                 STAGES * (SCORE_TILE + STATS) + DQ_ROOM + P_TILE;
+    // With the marks of query tiles.
+    static constexpr int BARRIERS =
+        (OWN_KEYS ? 3 : 5) + 8 * STAGES + 2 * DOUT_STAGES + 3 * ADDERS * DQ_ROUNDS;
+    static constexpr int SHARED = TILES + 8 * BARRIERS + STAGES * 84;
     static constexpr int REGISTERS = 240, SERVER_REGISTERS = 24;
 };
 
@@ -48,3 +60,4 @@ static_assert(ForwardWarpgroups<64>::SHARED == 98408 && ForwardWarpgroups<96>::S
 static_assert(ForwardWarpgroups<128>::SHARED == 196712 && ForwardWarpgroups<192>::SHARED == 196696);
 static_assert(ForwardWarpgroups<256>::SHARED == 196696 && BackwardWarpgroups<64>::SHARED == 132520);
 static_assert(BackwardWarpgroups<96>::SHARED == 230824 && BackwardWarpgroups<128>::SHARED == 230824);
+static_assert(BackwardWarpgroups<192>::SHARED == 214528 && BackwardWarpgroups<256>::SHARED == 230896);

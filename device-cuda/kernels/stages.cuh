@@ -3,12 +3,13 @@
 #include "piece.cuh"
 
 // Of the tiles, and of the barriers with which dq is handed on.
-constexpr int STAGES = Shape::STAGES, DQ_STAGES = ADDERS;
+constexpr int STAGES = Shape::STAGES, DOUT_STAGES = Shape::DOUT_STAGES;
+constexpr int DQ_ROUNDS = Shape::DQ_ROUNDS, DQ_STAGES = ADDERS * DQ_ROUNDS;
 
 // Addresses. `x_here` are barriers at which who fills x arrives, `x_free` those at which who has read it does.
 struct Shared {
-    u32 k, v, q, dout, ds, dq, stats;
-    // STAGES each:
+    u32 k, v, q, dout, ds, dq, p, stats;
+    // STAGES each, DOUT_STAGES those of dout. `k_free` is of the piece, and of its k where that has STAGES.
     u32 k_here, k_free, q_here, q_free, dout_here, dout_free, ds_here, ds_free;
     u32 stored;  // dk and dv of a piece, in global memory
     // DQ_STAGES each, although there is one `dq`: all wait for those before.
@@ -16,25 +17,28 @@ struct Shared {
     u32 v_here, v_free, tail;
     u32 mail;   // the pieces whose k is here
     u32 marks;  // of the query tiles that are here
+    u32 p_here, k_read;  // where the warpgroups share keys; nothing is behind them
 
     __device__ explicit Shared(u32 base) {
         k = base;
-        v = k + STAGES * Shape::KEY_TILE;
+        v = k + Shape::KEY_STAGES * Shape::KEY_TILE;
         q = v + Shape::KEY_TILE;
         dout = q + STAGES * Shape::QUERY_TILE;
-        ds = dout + STAGES * Shape::QUERY_TILE;
+        ds = dout + DOUT_STAGES * Shape::QUERY_TILE;
         dq = ds + STAGES * Shape::SCORE_TILE;
-        stats = dq + Shape::DQ_TILE;
+        p = dq + Shape::DQ_ROOM;
+        stats = p + Shape::P_TILE;
         u32 next = stats + STAGES * Shape::STATS;
         const auto take = [&](u32 bytes) { return (next += bytes) - bytes; };
         k_here = take(STAGES * 8), k_free = take(STAGES * 8);
         q_here = take(STAGES * 8), q_free = take(STAGES * 8);
-        dout_here = take(STAGES * 8), dout_free = take(STAGES * 8);
+        dout_here = take(DOUT_STAGES * 8), dout_free = take(DOUT_STAGES * 8);
         ds_here = take(STAGES * 8), ds_free = take(STAGES * 8), stored = take(STAGES * 8);
         sum_here = take(DQ_STAGES * 8), dq_here = take(DQ_STAGES * 8), dq_free = take(DQ_STAGES * 8);
         v_here = take(8), v_free = take(8), tail = take(8);
         mail = take(STAGES * Piece::BYTES);
         marks = take(STAGES * 8);
+        p_here = next, k_read = next + 8;
     }
 
     __device__ void init() const {
@@ -43,11 +47,13 @@ struct Shared {
             mbarrier_init(k_free + i * 8, WARPS + 1 + ADDERS);
             mbarrier_init(q_here + i * 8, 1);
             mbarrier_init(q_free + i * 8, WARPS);
-            mbarrier_init(dout_here + i * 8, 1);
-            mbarrier_init(dout_free + i * 8, WARPS);
-            mbarrier_init(ds_here + i * 8, WARPS);
+            mbarrier_init(ds_here + i * 8, Shape::OWN_KEYS ? WARPS : 4);
             mbarrier_init(ds_free + i * 8, WARPS);
             mbarrier_init(stored + i * 8, WARPS);
+        }
+        for (i32 i = 0; i < DOUT_STAGES; ++i) {
+            mbarrier_init(dout_here + i * 8, 1);
+            mbarrier_init(dout_free + i * 8, WARPS);
         }
         for (i32 i = 0; i < DQ_STAGES; ++i) {
             mbarrier_init(sum_here + i * 8, 1);
@@ -55,8 +61,12 @@ struct Shared {
             mbarrier_init(dq_free + i * 8, 1);
         }
         mbarrier_init(v_here, 1);
-        mbarrier_init(v_free, WARPS);
+        mbarrier_init(v_free, Shape::OWN_KEYS ? WARPS : 4);
         mbarrier_init(tail, 1);
+        if constexpr (!Shape::OWN_KEYS) {
+            mbarrier_init(p_here, 4);
+            mbarrier_init(k_read, WARPS);
+        }
         fence_mbarrier_init();
     }
 };
@@ -83,9 +93,22 @@ struct Stage {
     }
 };
 
+// The stage among COUNT of what has as many as `stage`, or one.
+template <int COUNT>
+__device__ inline Stage<COUNT> among(const Stage<STAGES>& stage) {
+    if constexpr (COUNT == STAGES) {
+        return stage;
+    } else {
+        static_assert(COUNT == 1 && STAGES == 2);
+        Stage<1> one;
+        one.parity = stage.stage;
+        return one;
+    }
+}
+
 // What the loader tells the warpgroups of a query tile: its piece's walk ends with it; of all keys that add to
-// its dq, these are the first or the last; and, shifted by a warpgroup, some of its queries do not see all of
-// the warpgroup's keys.
+// its dq, these are the first or the last; and, shifted by a half of the keys, some of its queries do not see
+// all of the half.
 constexpr u32 MARK_EXISTS = 1, MARK_ENDS = 2, MARK_FIRST = 4, MARK_LAST = 8, MARK_MASKED = 16;
 
 // Of a thread in its warpgroup. Where its elements lie in a 64 by n result of the matrix unit: rows `row()`
@@ -104,4 +127,13 @@ struct Lane {
 __device__ inline void release(u32 barrier, Lane lane, bool wanted = true) {
     __syncwarp();
     if (lane.leads() && wanted) mbarrier_arrive(barrier);
+}
+
+// Until dk and dv are in the store as the walk's part before left them.
+__device__ inline void await_walk(const Piece& piece, const Attention& args, Lane lane) {
+    const u32 before = piece.before();
+    if (lane.leads() && before > 0)
+        while (ld_acquire(piece.walked(args)) != before) {
+        }
+    __syncwarp();
 }

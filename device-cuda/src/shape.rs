@@ -132,21 +132,31 @@ impl WgmmaForward {
 }
 
 impl WgmmaBackward {
-    /// As [`WgmmaForward::choose`]. Larger heads' dk and dv do not fit the registers.
+    /// As [`WgmmaForward::choose`].
     pub(crate) fn choose(attention: &Attention, dtype: DType) -> Option<Self> {
         if !wgmma_computes(attention, dtype) {
             return None;
         }
-        [64, 96, 128].into_iter().find(|dim| attention.head_dim() <= *dim).map(Self::compiled)
+        [64, 96, 128, 192, 256].into_iter().find(|dim| attention.head_dim() <= *dim).map(Self::compiled)
     }
 
     pub(crate) const fn compiled(head_dim: usize) -> Self {
-        let (rows, keys, panels) = (64, 128, head_dim.div_ceil(64));
-        let (stages, pieces, barriers) = (2, 2 * 84, 3 + 10 * 2 + 3 * 3);
+        // Warpgroups own 64 keys each, or share them.
+        let own_keys = head_dim <= 128;
+        let (rows, keys, panels) = (64, if own_keys { 128 } else { 64 }, head_dim.div_ceil(64));
+        let (stages, pieces, adders) = (2, 2 * 84, 3);
+        let key_stages = if own_keys { 2 } else { 1 };
+        let dout_stages = if head_dim <= 192 { 2 } else { 1 };
         let (key_tile, query_tile) = (keys * panels * PANEL_BYTES, rows * panels * PANEL_BYTES);
         let (score_tile, stats) = (rows * keys * 2, rows * 8);
-        let dq_tile = 2 * query_tile;
-        let tiles = (stages + 1) * key_tile + stages * (2 * query_tile + score_tile + stats) + dq_tile;
+        let (dq_room, dq_rounds) = if own_keys { (2 * query_tile, 1) } else { (rows * 128 * 4, 2) };
+        let p_tile = if own_keys { 0 } else { 2 * score_tile };
+        let tiles = (key_stages + 1) * key_tile
+            + (stages + dout_stages) * query_tile
+            + stages * (score_tile + stats)
+            + dq_room
+            + p_tile;
+        let barriers = if own_keys { 3 } else { 5 } + 8 * stages + 2 * dout_stages + 3 * adders * dq_rounds;
         Self { head_dim, rows, keys, shared: tiles + barriers * 8 + pieces }
     }
 
@@ -188,6 +198,7 @@ const _: () = {
     assert!(forward(64, 98_408) && forward(96, 196_712) && forward(128, 196_712));
     assert!(forward(192, 196_696) && forward(256, 196_696));
     assert!(backward(64, 132_520) && backward(96, 230_824) && backward(128, 230_824));
+    assert!(backward(192, 214_528) && backward(256, 230_896));
 };
 
 #[cfg(test)]
@@ -203,8 +214,8 @@ mod tests {
             |attention: Attention| WgmmaBackward::choose(&attention, DType::F16).map(|s| s.head_dim);
         let chosen = [8, 64, 72, 104, 136, 200, 256, 264].map(|d| forward(attention(d, 1), DType::Bf16));
         assert_eq!(chosen, [64, 64, 96, 128, 192, 256, 256, 0].map(|d| Some(d).filter(|d| *d > 0)));
-        let chosen = [8, 64, 72, 104, 136].map(|d| backward(attention(d, 64)));
-        assert_eq!(chosen, [Some(64), Some(64), Some(96), Some(128), None]);
+        let chosen = [8, 64, 72, 104, 136, 200, 256, 264].map(|d| backward(attention(d, 64)));
+        assert_eq!(chosen, [64, 64, 96, 128, 192, 256, 256, 0].map(|d| Some(d).filter(|d| *d > 0)));
         assert_eq!(forward(attention(128, 1), DType::F32), None);
         assert_eq!(forward(attention(100, 1), DType::Bf16), None);
         assert_eq!(backward(attention(128, 65)), None);

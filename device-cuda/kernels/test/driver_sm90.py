@@ -12,7 +12,7 @@ import torch
 import driver
 from driver import CUDA, NAMES, NO_WINDOW, aligned, launch, ok, step_documents, tile_list, view, visible
 
-FORWARD_DIMS, BACKWARD_DIMS = (64, 96, 128, 192, 256), (64, 96, 128)
+DIMS = (64, 96, 128, 192, 256)
 SMS = torch.cuda.get_device_properties(0).multi_processor_count
 WALK = 64  # query tiles of a piece where walks are cut
 TYPES = {torch.float16: 6, torch.float32: 7, torch.bfloat16: 9}
@@ -29,20 +29,24 @@ def up(x, to):
 class Shape(driver.Shape):
     def __init__(self, dtype, head_dim):
         super().__init__(dtype, head_dim)
-        fits = dtype != torch.float32 and head_dim % 8 == 0
-        self.hopper = fits and head_dim <= FORWARD_DIMS[-1]
-        self.hopper_backward = fits and head_dim <= BACKWARD_DIMS[-1]
+        self.hopper = dtype != torch.float32 and head_dim % 8 == 0 and head_dim <= DIMS[-1]
         if not self.hopper:
             return
-        d = self.dim = next(x for x in FORWARD_DIMS if head_dim <= x)
+        d = self.dim = next(x for x in DIMS if head_dim <= x)
         self.q_rows, self.kv_keys = 128, 128 if d <= 128 else 96 if d <= 192 else 64
         q_stages = 2 if d <= 128 else 1
         self.forward_shared_sm90 = (q_stages * panels(d) * self.q_rows * 128
                                     + 4 * panels(d) * self.kv_keys * 128 + 8 * (2 * q_stages + 9))
-        self.b_rows, self.b_keys = 64, 128
+        own_keys = d <= 128
+        self.b_rows, self.b_keys = 64, 128 if own_keys else 64
+        k_stages, dout_stages, rounds = 2 if own_keys else 1, 2 if d <= 192 else 1, 1 if own_keys else 2
         query_tile, key_tile = panels(d) * self.b_rows * 128, panels(d) * self.b_keys * 128
-        self.backward_shared_sm90 = (3 * key_tile + 2 * (2 * query_tile + 8 * self.b_rows) + 2 * query_tile
-                                     + 2 * 2 * self.b_keys * self.b_rows + 8 * (3 + 10 * 2 + 3 * 3) + 2 * 84)
+        scores = self.b_keys * self.b_rows
+        dq_room, p_tile = (2 * query_tile, 0) if own_keys else (self.b_rows * 128 * 4, 4 * scores)
+        barriers = (3 if own_keys else 5) + 8 * 2 + 2 * dout_stages + 3 * 3 * rounds
+        self.backward_shared_sm90 = ((k_stages + 1) * key_tile + (2 + dout_stages) * query_tile
+                                      + 2 * (2 * scores + 8 * self.b_rows) + dq_room + p_tile
+                                      + 8 * barriers + 2 * 84)
 
 
 def key_tiles(document, tokens, causal, window, keys, number):
@@ -161,9 +165,9 @@ def tensor_map(t, box, swizzle=True):
 
 
 class Call(driver.Call):
-    def hopper(self, able, *more):
+    def hopper(self, *more):
         s = self.schedule
-        return (able and self.scale > 0 and not self.softcap and s.group <= 64
+        return (s.shape.hopper and self.scale > 0 and not self.softcap and s.group <= 64
                 and self.q.shape[0] and self.k.shape[0]
                 and aligned(self.q, self.k, self.v, self.out, *more))
 
@@ -187,7 +191,7 @@ class Call(driver.Call):
         return b"".join(out + [tensor_map(t, box) for t in more])
 
     def forward(self):
-        if not self.hopper(self.schedule.shape.hopper):
+        if not self.hopper():
             return super().forward()
         s, shape = self.schedule, self.schedule.shape
         args = self.block(s.queries90, s.query_count90).ljust(320, b"\0") + self.maps(shape.q_rows, shape.kv_keys)
@@ -196,7 +200,7 @@ class Call(driver.Call):
                shape.forward_shared_sm90)
 
     def backward(self, scratch, dout, dq, dk, dv):
-        if not self.hopper(self.schedule.shape.hopper_backward, dout, dq, dk, dv):
+        if not self.hopper(dout, dq, dk, dv):
             return super().backward(scratch, dout, dq, dk, dv)
         s, shape = self.schedule, self.schedule.shape
         kv_heads = self.k.shape[1]

@@ -254,14 +254,17 @@ mod tests {
     use std::collections::BTreeMap;
 
     const FORWARD: WgmmaForward = WgmmaForward::compiled(128);
-    const SHAPE: WgmmaBackward = WgmmaBackward::compiled(128);
+    /// Warpgroups own their keys, or share them.
+    const SHAPES: [WgmmaBackward; 2] = [WgmmaBackward::compiled(128), WgmmaBackward::compiled(256)];
 
-    fn schedule(problem: &Problem<'_>) -> Backward {
-        Backward::new(problem, &SHAPE, 132).expect("small")
-    }
-
-    fn tokens(problem: &Problem<'_>) -> i64 {
-        (SHAPE.rows / problem.attention().group()) as i64
+    /// Every problem with the lists for each shape, and how many tokens a query tile has.
+    fn each_schedule(mut visit: impl FnMut(&Problem<'_>, &WgmmaBackward, Backward, i64)) {
+        for problem in problems() {
+            for shape in &SHAPES {
+                let schedule = Backward::new(&problem, shape, 132).expect("small");
+                visit(&problem, shape, schedule, (shape.rows / problem.attention().group()) as i64);
+            }
+        }
     }
 
     /// The positions of a tile's queries that the document has.
@@ -285,11 +288,9 @@ mod tests {
 
     #[test]
     fn every_row_is_in_one_query_tile_of_each_pass() {
-        for problem in problems() {
-            let schedule = schedule(&problem);
+        each_schedule(|problem, _, schedule, tokens| {
             let group = problem.attention().group();
-            let tokens = tokens(&problem);
-            let forward_tiles = super::forward(&problem, &FORWARD).expect("small");
+            let forward_tiles = super::forward(problem, &FORWARD).expect("small");
             let mut forward = vec![0; problem.batch().q_rows()];
             let forward_tokens = (FORWARD.rows / group) as i32;
             for tile in forward_tiles {
@@ -310,15 +311,13 @@ mod tests {
             assert!(backward.iter().all(|count| *count == 1));
             let numbers: Vec<_> = schedule.stats.iter().map(|tile| tile.first_turn as usize).collect();
             assert_eq!(numbers, (0..schedule.stats.len()).collect::<Vec<_>>());
-        }
+        });
     }
 
     /// Of every query tile: which key tiles visit it, whether all that must do, and in which turn.
     #[test]
     fn key_tiles_visit_whom_they_must_in_turn() {
-        for problem in problems() {
-            let schedule = schedule(&problem);
-            let tokens = tokens(&problem);
+        each_schedule(|problem, shape, schedule, tokens| {
             let mut visits: BTreeMap<i64, Vec<(&KeyTile, i64)>> = BTreeMap::new();
             for tile in &schedule.keys {
                 for t in i64::from(tile.begin)..i64::from(tile.end) {
@@ -336,7 +335,7 @@ mod tests {
                     // Piece::turn.
                     let position = positions(tile, *t, tokens).start.max(0);
                     let earliest = (position - window(problem.attention()) + 1).max(0);
-                    let before = tile.key as usize / SHAPE.keys - earliest as usize / SHAPE.keys;
+                    let before = tile.key as usize / shape.keys - earliest as usize / shape.keys;
                     assert_eq!(before, turn, "{tile:?} {t}");
                 }
             }
@@ -349,26 +348,26 @@ mod tests {
                 for position in range {
                     let i = (position - offset) as usize;
                     for key in mask.keys(i, stats.queries as usize, stats.keys as usize) {
-                        let first = key / SHAPE.keys * SHAPE.keys;
+                        let first = key / shape.keys * shape.keys;
                         assert!(visits.iter().any(|(tile, _)| tile.key as usize == first), "{stats:?} {key}");
                     }
                 }
             }
-        }
+        });
     }
 
     #[test]
     fn tiles_without_a_mask_need_none_and_others_have_one() {
         let mut whole = 0;
-        for problem in problems() {
-            let tokens = tokens(&problem);
-            for tile in &schedule(&problem).keys {
+        each_schedule(|problem, shape, schedule, tokens| {
+            for tile in &schedule.keys {
                 for t in i64::from(tile.begin)..i64::from(tile.end) {
                     for half in 0..2 {
-                        let first = i64::from(tile.key) + 64 * half as i64;
+                        let half_keys = shape.keys as i64 / 2;
+                        let first = i64::from(tile.key) + half_keys * half as i64;
                         let all = positions(tile, t, tokens).all(|position| {
-                            let seen = seen(&problem, tile, position);
-                            seen.start <= first && first + 64 <= seen.end
+                            let seen = seen(problem, tile, position);
+                            seen.start <= first && first + half_keys <= seen.end
                         });
                         let said = t >= tile.whole_begin[half].into() && t < tile.whole_end[half].into();
                         assert!(all || !said, "{tile:?} {t} {half}");
@@ -378,31 +377,30 @@ mod tests {
                     }
                 }
             }
-        }
+        });
         assert!(whole > 1000);
     }
 
     /// A tile meets few query tiles that see none of it.
     #[test]
     fn walks_are_exact_but_for_their_ends() {
-        for problem in problems() {
-            let tokens = tokens(&problem);
-            for tile in &schedule(&problem).keys {
-                let keys = tile.key.into()..i64::from(tile.key) + SHAPE.keys as i64;
+        each_schedule(|problem, shape, schedule, tokens| {
+            for tile in &schedule.keys {
+                let keys = tile.key.into()..i64::from(tile.key) + shape.keys as i64;
                 for t in i64::from(tile.begin) + 1..i64::from(tile.end) - 1 {
-                    let sees = |position| overlap(&seen(&problem, tile, position), &keys);
+                    let sees = |position| overlap(&seen(problem, tile, position), &keys);
                     assert!(positions(tile, t, tokens).any(sees), "{tile:?} {t}");
                 }
             }
-        }
+        });
     }
 
     /// What keeps waiting from lasting for ever: a tile waits for earlier keys that meet the same queries, and
     /// for the part of its own walk before.
     #[test]
     fn what_a_tile_waits_for_comes_before_it() {
-        for problem in problems() {
-            let keys = schedule(&problem).keys;
+        each_schedule(|problem, _, schedule, _| {
+            let keys = schedule.keys;
             for (i, tile) in keys.iter().enumerate() {
                 let waits = |other: &&KeyTile| {
                     other.row_begin == tile.row_begin
@@ -414,15 +412,14 @@ mod tests {
                 };
                 assert!(!keys[i + 1..].iter().any(|other| waits(&other)), "{:?}", problem.attention());
             }
-        }
+        });
     }
 
     /// The parts of a walk follow each other, know how many there are, and have a counter of their own.
     #[test]
     fn walks_are_cut_in_windows_only() {
         let mut cut = 0;
-        for problem in problems() {
-            let schedule = schedule(&problem);
+        each_schedule(|problem, _, schedule, _| {
             let mut walks: BTreeMap<i32, Vec<&KeyTile>> = BTreeMap::new();
             for tile in &schedule.keys {
                 walks.entry(tile.walk).or_default().push(tile);
@@ -439,7 +436,7 @@ mod tests {
                 assert!(parts.windows(2).all(|pair| pair[0].begin == pair[1].end && pair[0].key == pair[1].key));
                 cut += usize::from(parts.len() > 1);
             }
-        }
+        });
         assert!(cut > 10, "{cut}");
     }
 
@@ -449,7 +446,7 @@ mod tests {
         let varlen = microseq_core::Varlen::new(&ends, &ends, ends[1] as usize, ends[1] as usize);
         let attention = Attention::new(4, 1, 128).expect("heads");
         let problem = Problem::new(attention, varlen.expect("legal"), microseq_core::DType::Bf16);
-        match Backward::new(&problem.expect("legal"), &SHAPE, 132) {
+        match Backward::new(&problem.expect("legal"), &SHAPES[0], 132) {
             Err(CudaError::TooLarge { given, limit, .. }) => assert!(given > limit),
             other => panic!("{other:?}"),
         }

@@ -9,7 +9,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("hopper_takes_its_own_kernels", hopper_takes_its_own_kernels),
     ("blocks_are_no_more_than_the_work", blocks_are_no_more_than_the_work),
     ("other_devices_and_calls_take_the_others", other_devices_and_calls_take_the_others),
-    ("large_heads_take_the_forward_kernel_alone", large_heads_take_the_forward_kernel_alone),
+    ("large_heads_take_smaller_tiles", large_heads_take_smaller_tiles),
     ("the_grain_holds_for_both", the_grain_holds_for_both),
 ];
 
@@ -83,12 +83,21 @@ fn other_devices_and_calls_take_the_others() {
     }
 }
 
-fn large_heads_take_the_forward_kernel_alone() {
-    let packed = packed(HOPPER, Attention::new(4, 2, 256).expect("heads"), &[10]);
-    let launches = packed.launches();
-    let kernels: Vec<_> = launches.iter().map(Launch::kernel).collect();
-    assert_eq!(kernels, [("forward", "sm_90a"), ("prepare", "sm_80"), ("backward", "sm_80")]);
-    assert_eq!(map(&launches[0], 1), ([256, 2, 10], [512, 2048], [64, 1, 64]));
+fn large_heads_take_smaller_tiles() {
+    for (head_dim, shared, forward_keys) in [(192, 214_528, 96), (256, 230_896, 64)] {
+        let packed = packed(HOPPER, Attention::new(4, 2, head_dim).expect("heads"), &[100]);
+        let [forward, prepare, backward] = packed.launches()[..] else { panic!("three launches") };
+        for (launch, name) in [(&forward, "forward"), (&prepare, "prepare"), (&backward, "backward")] {
+            assert_eq!(launch.kernel(), (name, "sm_90a"));
+        }
+        let (head, head_bytes) = (head_dim as u64, 2 * head_dim as u64);
+        let kv = |keys| ([head, 2, 100], [head_bytes, 4 * head_bytes], [64, 1, keys]);
+        assert_eq!((map(&forward, 1), map(&backward, 1)), (kv(forward_keys), kv(64)));
+        assert_eq!(map(&backward, 3), ([head, 4, 100], [head_bytes, 4 * head_bytes], [64, 2, 32]));
+        // Two tiles of 64 keys.
+        assert_eq!((backward.blocks, backward.threads, backward.shared), (4, 384, shared));
+        assert_eq!(backward.word(TILE_COUNT), 2);
+    }
 }
 
 fn the_grain_holds_for_both() {
