@@ -46,6 +46,15 @@ impl Cuda {
         Ok(Self { stream: Stream::new(self.stream.context().clone())? })
     }
 
+    /// The same GPU on another stream of its own, whose work starts before that of others where both wait
+    /// for room on the GPU: for transfers, which are short and waited for elsewhere.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn with_new_urgent_stream(&self) -> Result<Self, CudaError> {
+        Ok(Self { stream: Stream::urgent(self.stream.context().clone())? })
+    }
+
     /// The same GPU on a runtime's stream. This and
     /// [`DeviceRef::from_raw`](crate::DeviceRef::from_raw), [`DeviceMut::from_raw`](crate::DeviceMut::from_raw)
     /// are how the memory and the order of a runtime come in.

@@ -68,6 +68,8 @@ driver! {
         c_uint, c_uint, c_uint, c_uint
     );
     stream_create: b"cuStreamCreate\0"(*mut CUstream, c_uint);
+    stream_create_urgent: b"cuStreamCreateWithPriority\0"(*mut CUstream, c_uint, c_int);
+    stream_priorities: b"cuCtxGetStreamPriorityRange\0"(*mut c_int, *mut c_int);
     stream_destroy: b"cuStreamDestroy_v2\0"(CUstream);
     stream_synchronise: b"cuStreamSynchronize\0"(CUstream);
     stream_wait: b"cuStreamWaitEvent\0"(CUstream, CUevent, c_uint);

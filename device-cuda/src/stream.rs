@@ -10,6 +10,12 @@ use std::time::Duration;
 /// Does not wait for the legacy default stream.
 const NON_BLOCKING: u32 = 1;
 
+/// For events that take times.
+const TIMED: u32 = 0;
+/// For events that do not.
+#[cfg(feature = "nccl")]
+const UNTIMED: u32 = 2;
+
 /// A queue of work on a device. Clones are the same queue.
 #[derive(Clone)]
 pub struct Stream(Arc<Handle>);
@@ -49,6 +55,22 @@ impl Stream {
         Ok(Self(Arc::new(Handle { context, raw, owned: true })))
     }
 
+    /// One whose work starts before that of others, where both wait for room.
+    pub(crate) fn urgent(context: Arc<Context>) -> Result<Self, CudaError> {
+        let mut raw = core::ptr::null_mut();
+        {
+            let _current = context.enter()?;
+            let (mut least, mut greatest) = (0, 0);
+            // SAFETY: both may be written and a context is current.
+            let code = unsafe { (context.driver.stream_priorities)(&mut least, &mut greatest) };
+            context.driver.check("cuCtxGetStreamPriorityRange", code)?;
+            // SAFETY: `raw` may be written and a context is current.
+            let code = unsafe { (context.driver.stream_create_urgent)(&mut raw, NON_BLOCKING, greatest) };
+            context.driver.check("cuStreamCreateWithPriority", code)?;
+        }
+        Ok(Self(Arc::new(Handle { context, raw, owned: true })))
+    }
+
     pub(crate) fn foreign(context: Arc<Context>, raw: *mut c_void) -> Self {
         Self(Arc::new(Handle { context, raw: raw.cast(), owned: false }))
     }
@@ -82,15 +104,18 @@ impl Stream {
     /// # Errors
     /// [`CudaError::Driver`].
     pub fn record(&self) -> Result<Event, CudaError> {
+        let event = Event::new(&self.0.context, TIMED)?;
+        self.mark(&event)?;
+        Ok(event)
+    }
+
+    /// Moves a mark to behind the work given to the stream so far. Who waits for the mark already, waits
+    /// for where it was.
+    pub(crate) fn mark(&self, event: &Event) -> Result<(), CudaError> {
         let _current = self.0.context.enter()?;
         let driver = self.0.context.driver;
-        let mut raw = core::ptr::null_mut();
-        // SAFETY: `raw` may be written and a context is current; 0 asks for an event that takes times.
-        driver.check("cuEventCreate", unsafe { (driver.event_create)(&mut raw, 0) })?;
-        let event = Event { context: self.0.context.clone(), raw };
         // SAFETY: both live, in the same context.
-        driver.check("cuEventRecord", unsafe { (driver.event_record)(event.raw, self.0.raw) })?;
-        Ok(event)
+        driver.check("cuEventRecord", unsafe { (driver.event_record)(event.raw, self.0.raw) })
     }
 
     /// Lets work given to the stream from now on wait for an event, without waiting on the host.
@@ -117,6 +142,20 @@ unsafe impl Send for Event {}
 unsafe impl Sync for Event {}
 
 impl Event {
+    fn new(context: &Arc<Context>, flags: u32) -> Result<Self, CudaError> {
+        let _current = context.enter()?;
+        let mut raw = core::ptr::null_mut();
+        // SAFETY: `raw` may be written and a context is current.
+        context.driver.check("cuEventCreate", unsafe { (context.driver.event_create)(&mut raw, flags) })?;
+        Ok(Self { context: context.clone(), raw })
+    }
+
+    /// A mark in no stream yet, for order alone: the cheaper kind.
+    #[cfg(feature = "nccl")]
+    pub(crate) fn untimed(context: &Arc<Context>) -> Result<Self, CudaError> {
+        Self::new(context, UNTIMED)
+    }
+
     /// Waits until the work before the mark is done.
     ///
     /// # Errors

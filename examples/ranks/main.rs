@@ -133,7 +133,8 @@ fn nccl(job: &Job, ranks: usize) -> Result<()> {
     let id = UniqueId::new(&nccl)?;
     each(ranks, |rank| {
         let compute = Cuda::new(rank)?;
-        let transfers = compute.with_new_stream()?;
+        // So that NCCL finds room where attention fills the GPU.
+        let transfers = compute.with_new_urgent_stream()?;
         let streams = Streams { compute: &compute, transfers: &transfers };
         let timeout = microseq::DEFAULT_TIMEOUT;
         let mut group = NcclRanks::new(&nccl, id, rank, &job.agreement(ranks)?, streams, timeout)?;

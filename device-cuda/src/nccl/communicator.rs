@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 /// Between two looks at what goes on in the background.
 const NAP: Duration = Duration::from_micros(20);
 
-/// Looks before there is a nap between them. Launches take some tens of microseconds.
-const SPINS: u32 = 200;
+/// So long there is no nap between looks: a launch takes about a hundred microseconds, most of it the start
+/// of a thread by NCCL, and naps are longer than they say.
+const AWAKE: Duration = Duration::from_millis(1);
 
 /// A communicator of our own, or a runtime's.
 pub(crate) struct Communicator {
@@ -99,16 +100,16 @@ impl Communicator {
 
     /// Waits until nothing goes on in the background: calls are made, work is on its stream.
     pub(crate) fn settle(&mut self, occasion: Occasion, timeout: Duration) -> Result<(), NcclError> {
-        let (begin, mut looks) = (Instant::now(), 0u32);
+        let begin = Instant::now();
         while !self.state()? {
-            if begin.elapsed() > timeout {
+            let waited = begin.elapsed();
+            if waited > timeout {
                 return Err(RanksError::Stuck { occasion, waited: timeout }.into());
             }
-            match looks < SPINS {
+            match waited < AWAKE {
                 true => std::thread::yield_now(),
                 false => std::thread::sleep(NAP),
             }
-            looks = looks.saturating_add(1);
         }
         Ok(())
     }

@@ -8,7 +8,16 @@
 //!
 //! A group is given a stream to compute on and one for transfers, perhaps the same. A collective goes to
 //! the second behind all that was given to the first; what is given to the first while `during` runs
-//! overlaps with it; what comes afterwards waits for it, on the device. The host does not wait.
+//! overlaps with it; what comes afterwards waits for it, on the device. The host does not wait for the
+//! device.
+//!
+//! What is given while `during` runs begins when the transfer can: all ranks have come. Kernels that fill
+//! the GPU from begin to end, as those of attention do, would otherwise keep NCCL's out, and nothing would
+//! overlap. With [`Cuda::with_new_urgent_stream`](crate::Cuda::with_new_urgent_stream) for transfers,
+//! NCCL's kernels also come before the rest of a kernel that has more blocks than fit.
+//!
+//! How many of the GPU's multiprocessors NCCL takes while it moves rows is its own choice, unless
+//! `NCCL_MAX_CTAS` says less.
 //!
 //! Collectives cannot be captured in a CUDA graph.
 //!
@@ -24,8 +33,8 @@
 //!
 //! # When ranks fail
 //!
-//! Every collective is preceded by one of 128 bytes a rank, that says what is about to be moved. A thread
-//! looks at these, at NCCL's own errors and at the time: a rank that is at another collective, has failed
+//! Every collective is preceded by one of 128 bytes a rank, that says what is about to be moved; it does
+//! not wait for what is computed before. A thread looks at these, at NCCL's own errors and at the time: a rank that is at another collective, has failed
 //! or does not come in time breaks the group off within the timeout (`ncclCommAbort`), so that no stream
 //! hangs. The error comes up in the next collective or in
 //! [`finish`](microseq_core::Ranks::finish), and only after a `finish` without error may results be
@@ -43,6 +52,7 @@
 mod api;
 mod communicator;
 mod error;
+mod marks;
 mod peers;
 mod pinned;
 mod ranks;

@@ -3,6 +3,7 @@
 use super::api::{Nccl, UniqueId};
 use super::communicator::Communicator;
 use super::error::NcclError;
+use super::marks::Marks;
 use super::peers;
 use super::shared::{Shared, State};
 use super::transfers::{Rows, Shares, Transfer};
@@ -37,6 +38,9 @@ pub struct NcclRanks {
     /// Collectives so far.
     number: u32,
     through_nccl: bool,
+    /// The current collective's, kept for their memory.
+    shares: Shares,
+    moves: Vec<Transfer>,
 }
 
 impl NcclRanks {
@@ -115,9 +119,11 @@ impl NcclRanks {
             size,
             number: 0,
             through_nccl: false,
+            shares: Shares { rank, rows: Vec::new() },
+            moves: Vec::new(),
         };
         // SAFETY: nothing is moved but the notices.
-        unsafe { ranks.shared.lock().start(Notice::Making(*agreement), &[]) }?;
+        unsafe { ranks.shared.lock().start(Notice::Making(*agreement), &[], streams.compute.stream()) }?;
         ranks.shared.finish()?;
         let agreed = agreement.ranks();
         if agreed != size {
@@ -142,14 +148,15 @@ impl NcclRanks {
         self
     }
 
-    /// How the rows of a step are shared out.
-    fn shares(&self, step: &Step<'_>) -> Shares {
+    /// Shares out the rows of a step.
+    fn share_out(&mut self, step: &Step<'_>) {
         let begin = step.write().start;
         let rows = |rank| {
             let rows = step.write_share(rank, self.size).expect("one of the ranks");
             rows.start - begin..rows.end - begin
         };
-        Shares { rank: self.rank, rows: (0..self.size).map(rows).collect() }
+        self.shares.rows.clear();
+        self.shares.rows.extend((0..self.size).map(rows));
     }
 
     fn exchange<E: Element, T>(
@@ -164,24 +171,24 @@ impl NcclRanks {
         if self.size == 1 && !self.through_nccl {
             return Ok(during());
         }
-        let (shares, mut transfers) = (self.shares(step), Vec::new());
+        self.share_out(step);
+        let (shares, moves) = (&self.shares, &mut self.moves);
+        moves.clear();
         match &runs {
-            Runs::One(memory, run) => collective(&rows_of(memory, run), &shares, &mut transfers),
+            Runs::One(memory, run) => collective(&rows_of(memory, run), shares, moves),
             Runs::Two(both) => {
-                both.iter()
-                    .for_each(|(memory, run)| collective(&rows_of(memory, run), &shares, &mut transfers));
+                both.iter().for_each(|(memory, run)| collective(&rows_of(memory, run), shares, moves));
             }
         }
-        self.transfers.stream().wait(&self.compute.stream().record()?)?;
         // Dropped behind `during`, whatever happens: later work on the stream comes behind the rows.
-        let _ordered = Ordered { compute: &self.compute, transfers: &self.transfers };
+        let mut ordered = Ordered { compute: &self.compute, transfers: &self.transfers, marks: None };
         let notice = Notice::At(call.numbered(self.number));
         self.number = self.number.wrapping_add(1);
         // SAFETY: the views' memory lasts until the work that was given them is done on the device
         // (`DeviceMut::from_raw`), with which later work is ordered; the stream is the communicator's GPU's.
-        let started = unsafe { self.shared.lock().start(notice, &transfers) };
+        let started = unsafe { self.shared.lock().start(notice, &self.moves, self.compute.stream()) };
         self.shared.wake();
-        started?;
+        ordered.marks = Some(started?);
         let done = during();
         self.shared.lock().look().map(|()| done)
     }
@@ -191,11 +198,17 @@ impl NcclRanks {
 struct Ordered<'a> {
     compute: &'a Cuda,
     transfers: &'a Cuda,
+    /// The collective's; without, it was not started, or not as a whole.
+    marks: Option<Arc<Marks>>,
 }
 
 impl Drop for Ordered<'_> {
     fn drop(&mut self) {
-        let ordered = self.transfers.stream().record().and_then(|event| self.compute.stream().wait(&event));
+        let (compute, transfers) = (self.compute.stream(), self.transfers.stream());
+        let ordered = match &self.marks {
+            Some(marks) => compute.wait(&marks.done),
+            None => transfers.record().and_then(|event| compute.wait(&event)),
+        };
         if ordered.is_err() {
             // The driver is at fault, and nothing can be ordered any more: then in time.
             let _ = self.transfers.stream().synchronise();

@@ -2,11 +2,12 @@
 
 use super::communicator::Communicator;
 use super::error::NcclError;
+use super::marks::Marks;
 use super::peers;
 use super::tags::{SLOTS, Tags};
 use super::transfers::Transfer;
 use crate::Cuda;
-use crate::stream::Event;
+use crate::stream::Stream;
 use core::mem::ManuallyDrop;
 use microseq_core::{Notice, RanksError};
 use std::collections::VecDeque;
@@ -38,6 +39,8 @@ pub(crate) struct State {
     transfers: Cuda,
     /// Kept for ever where the GPU may use it for ever.
     tags: ManuallyDrop<Tags>,
+    /// For each slot of the tags.
+    marks: Vec<Arc<Marks>>,
     under_way: VecDeque<Collective>,
     /// Collectives so far, and the making of the group.
     number: usize,
@@ -50,10 +53,9 @@ pub(crate) struct State {
 struct Collective {
     notice: Notice,
     slot: usize,
-    /// When all ranks' notices are on the host; `None` once they were compared.
-    told: Option<Event>,
-    /// When its rows are moved.
-    done: Event,
+    /// Whether all ranks' notices were.
+    compared: bool,
+    marks: Arc<Marks>,
     begun: Instant,
 }
 
@@ -64,7 +66,9 @@ impl State {
         timeout: Duration,
     ) -> Result<Self, NcclError> {
         let tags = Tags::new(transfers.stream(), communicator.rank, communicator.size)?;
+        let marks = |_| Marks::new(transfers.stream()).map(Arc::new);
         Ok(Self {
+            marks: (0..SLOTS).map(marks).collect::<Result<_, _>>()?,
             communicator,
             transfers: transfers.clone(),
             tags: ManuallyDrop::new(tags),
@@ -76,62 +80,68 @@ impl State {
         })
     }
 
-    /// Gives a collective to the GPU, its notice ahead of it.
+    /// Gives a collective to the GPU, its notice ahead of it; the transfers behind what was given to
+    /// `compute`.
     ///
     /// # Safety
     /// As [`Communicator::put`].
-    pub(crate) unsafe fn start(&mut self, notice: Notice, transfers: &[Transfer]) -> Result<(), NcclError> {
+    pub(crate) unsafe fn start(
+        &mut self,
+        notice: Notice,
+        transfers: &[Transfer],
+        compute: &Stream,
+    ) -> Result<Arc<Marks>, NcclError> {
         self.wait_while(|state| state.under_way.len() == SLOTS)?;
         // SAFETY: the caller's promise.
-        let started = unsafe { self.give(notice, transfers) };
+        let started = unsafe { self.give(notice, transfers, compute) };
         started.map_err(|error| self.fail(error))
     }
 
     /// # Safety
     /// As [`Communicator::put`].
-    unsafe fn give(&mut self, notice: Notice, transfers: &[Transfer]) -> Result<(), NcclError> {
+    unsafe fn give(
+        &mut self,
+        notice: Notice,
+        transfers: &[Transfer],
+        compute: &Stream,
+    ) -> Result<Arc<Marks>, NcclError> {
         let (begun, slot) = (Instant::now(), self.number % SLOTS);
+        let marks = self.marks[slot].clone();
         let (occasion, timeout) = (notice.occasion(), self.timeout);
         let stream = self.transfers.stream().clone();
         let _current = stream.context().enter()?;
+        // Notices depend on nothing that is computed: they travel while that still goes on.
         // SAFETY: at most SLOTS collectives are under way, in order: the one that had the slot is done.
         let tag = unsafe { self.tags.send(slot, &notice.words()) }?;
         // SAFETY: the tags are ours, and last until the stream has come past this.
         unsafe { self.communicator.put(&[tag], stream.as_raw(), occasion, timeout) }?;
         self.tags.fetch(slot)?;
-        let mut told = Some(stream.record()?);
-        if !transfers.is_empty() && peers::write_directly() {
-            self.meet(&notice, slot, &mut told, begun)?;
+        stream.mark(&marks.told)?;
+        let compared = !transfers.is_empty() && peers::write_directly();
+        if compared {
+            self.meet(&notice, slot, &marks, begun)?;
         }
         if !transfers.is_empty() {
+            marks.meet(compute, &stream)?;
             // SAFETY: the caller vouches for them.
             unsafe { self.communicator.put(transfers, stream.as_raw(), occasion, timeout) }?;
         }
+        stream.mark(&marks.done)?;
         self.number += 1;
-        self.under_way.push_back(Collective { notice, slot, told, done: stream.record()?, begun });
-        Ok(())
+        self.under_way.push_back(Collective { notice, slot, compared, marks: marks.clone(), begun });
+        Ok(marks)
     }
 
     /// Waits for what all ranks say, and compares it.
-    fn meet(
-        &mut self,
-        notice: &Notice,
-        slot: usize,
-        told: &mut Option<Event>,
-        begun: Instant,
-    ) -> Result<(), NcclError> {
-        while let Some(event) = told {
-            if event.is_done()? {
-                *told = None;
-                return self.compare_one(notice, slot);
-            }
+    fn meet(&mut self, notice: &Notice, slot: usize, marks: &Marks, begun: Instant) -> Result<(), NcclError> {
+        while !marks.told.is_done()? {
             self.communicator.state()?;
             if begun.elapsed() > self.timeout {
                 return Err(RanksError::Stuck { occasion: notice.occasion(), waited: self.timeout }.into());
             }
             std::thread::yield_now();
         }
-        Ok(())
+        self.compare_one(notice, slot)
     }
 
     /// Compares what all ranks say; it is on the host.
@@ -157,7 +167,7 @@ impl State {
         self.compare()?;
         self.communicator.state()?;
         while let Some(first) = self.under_way.front() {
-            if first.told.is_some() || !first.done.is_done()? {
+            if !first.compared || !first.marks.done.is_done()? {
                 break;
             }
             self.under_way.pop_front();
@@ -174,13 +184,15 @@ impl State {
     /// Compares what ranks say, as far as it has come.
     fn compare(&mut self) -> Result<(), NcclError> {
         for n in 0..self.under_way.len() {
-            let Collective { notice, slot, told, .. } = &mut self.under_way[n];
-            let (notice, slot) = (*notice, *slot);
-            let Some(event) = told else { continue };
-            if !event.is_done()? {
+            let Collective { notice, slot, compared, marks, .. } = &mut self.under_way[n];
+            if *compared {
+                continue;
+            }
+            if !marks.told.is_done()? {
                 break;
             }
-            *told = None;
+            *compared = true;
+            let (notice, slot) = (*notice, *slot);
             self.compare_one(&notice, slot)?;
         }
         Ok(())

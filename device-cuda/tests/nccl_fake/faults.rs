@@ -26,6 +26,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_rank_at_another_step_is_named", a_rank_at_another_step_is_named),
     ("a_rank_with_other_sizes_is_named", a_rank_with_other_sizes_is_named),
     ("a_rank_at_another_collective_is_named", a_rank_at_another_collective_is_named),
+    (
+        "a_rank_at_another_step_is_named_while_ranks_compute",
+        a_rank_at_another_step_is_named_while_ranks_compute,
+    ),
     ("whoever_waits_for_the_stream_is_freed", whoever_waits_for_the_stream_is_freed),
     ("an_error_of_nccl_comes_up", an_error_of_nccl_comes_up),
     (
@@ -167,6 +171,26 @@ fn a_rank_at_another_step_is_named() {
     assert_eq!((calls[1].0.step, calls[1].1.step), (1, 0));
     let calls = at_odds(|gpu, group| gpu.gather(group, &step(0), 7));
     assert_eq!((calls[2].0.layer, calls[2].1.layer), (0, 7));
+}
+
+/// What ranks say does not wait for what they compute.
+fn a_rank_at_another_step_is_named_while_ranks_compute() {
+    let hold: unsafe extern "C" fn(*mut c_void) -> *mut c_void = pretend("pretend_hold");
+    let release: unsafe extern "C" fn(*mut c_void) = pretend("pretend_release");
+    each_member(3, |gpu, mut group| {
+        let layout = attention().kv_layout(6);
+        let mut memory = gpu.filled(layout, |_| 1.0);
+        // SAFETY: gpu.c's; the stream lives.
+        let held = unsafe { hold(gpu.compute.stream().as_raw()) };
+        let own = usize::from(group.rank() == 1);
+        let started = group.gather(0, &step(own), packed(&mut memory, layout), || ());
+        let error = started.and_then(|()| group.finish()).unwrap_err();
+        let NcclError::Ranks(RanksError::OtherCall { there, here, .. }) = error else { panic!("{error}") };
+        assert_eq!((here.step as usize, here.step != there.step), (own, true));
+        // SAFETY: held above, released once.
+        unsafe { release(held) };
+        gpu.compute.stream().synchronise().unwrap();
+    });
 }
 
 /// Rows of another number, which NCCL would wait for without end.

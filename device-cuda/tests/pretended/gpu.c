@@ -200,6 +200,10 @@ int cuTensorMapEncodeTiled(uint64_t *map, int type, unsigned dimensions, uint64_
 }
 
 int cuStreamCreate(Stream **stream, unsigned flags) { (void)flags; *stream = new_stream(); return 0; }
+int cuCtxGetStreamPriorityRange(int *least, int *greatest) { *least = 0; *greatest = -5; return 0; }
+int cuStreamCreateWithPriority(Stream **stream, unsigned flags, int priority) {
+    return priority == -5 ? cuStreamCreate(stream, flags) : 1;
+}
 int cuStreamDestroy_v2(Stream *stream) { (void)stream; return 0; } /* its thread stays, as its work may */
 int cuStreamSynchronize(Stream *stream) {
     pthread_mutex_lock(&lock);
@@ -223,6 +227,18 @@ int cuStreamWaitEvent(Stream *stream, Event *event, unsigned flags) {
     pthread_mutex_unlock(&lock);
     push(stream, (Work){.what = WAIT, .event = event, .mark = mark});
     return 0;
+}
+/* For tests: holds what is given to a stream from now on, until it is released. */
+Event *pretend_hold(Stream *stream) {
+    Event *event = calloc(1, sizeof *event);
+    push(stream, (Work){.what = WAIT, .event = event, .mark = 1});
+    return event;
+}
+void pretend_release(Event *event) {
+    pthread_mutex_lock(&lock);
+    event->done = 1;
+    pthread_cond_broadcast(&changed);
+    pthread_mutex_unlock(&lock);
 }
 int cuEventQuery(Event *event) {
     pthread_mutex_lock(&lock);
