@@ -5,8 +5,10 @@
 //! the gathers run, is attention over documents of its own. Times are medians, from all ranks having begun
 //! to all having finished, by the host's clock.
 
-use core::ffi::{c_int, c_void};
-use libloading::{Library, Symbol};
+#[path = "nccl/bare.rs"]
+mod bare;
+
+use bare::Bare;
 use microseq_core::{
     Agreement, Attention, Backward, DType, Device, Forward, KvMut, KvRef, Layout, Pass, Plan, Problem, Ranks,
     RowsMut, RowsRef, Scalar, Step, Varlen, bf16,
@@ -26,8 +28,10 @@ const TOKENS: usize = 65_536;
 const STEP: usize = 8192;
 const LAYERS: usize = 2;
 const ROUNDS: usize = 9;
-/// Rows of the stand-in for each rank and step, on one GPU; shared out on more.
-const STAND_IN: usize = 4096;
+/// Documents of the stand-in for each step and layer, and their rows. About half the products of the
+/// projection from 4096 to 4096 that it stands for.
+const STAND_INS: usize = 16;
+const STAND_IN: usize = 1024;
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn main() {
@@ -41,21 +45,55 @@ fn main() {
     println!(
         "{TOKENS} tokens in steps of {STEP}, {LAYERS} layers, 32 heads over 8 of 128, bf16; milliseconds"
     );
-    let single = bench(1, &nccl)[0];
+    let single = bench(1, true, &nccl, &[Round::Overlapped])[0].whole;
     println!("1 GPU: {single:.2}");
     let mut ranks = 2;
     while ranks <= gpus {
-        let [overlapped, serial, computed, moved, bare] = bench(ranks, &nccl)[..] else { unreachable!() };
-        println!("{ranks} GPUs: {overlapped:.2} with overlap, {serial:.2} without");
-        println!("  computation alone {computed:.2}, transfers alone {moved:.2}, bare NCCL calls {bare:.2}");
-        println!(
-            "  efficiency {:.1}% ({:.1}% without transfers)",
-            efficiency(single, overlapped, ranks),
-            efficiency(single, computed, ranks)
-        );
-        println!("  transfers add {:.2}, of {moved:.2}", overlapped - computed);
+        report(ranks, single, &nccl);
         ranks *= 2;
     }
+}
+
+fn report(ranks: usize, single: f64, nccl: &Nccl) {
+    let plain = bench(ranks, false, nccl, &[Round::Overlapped])[0].whole;
+    let medians = bench(ranks, true, nccl, &Round::ALL);
+    let [overlapped, serial, computed, moved, bare] = medians[..] else { unreachable!() };
+    println!(
+        "{ranks} GPUs: {:.2} with overlap, {:.2} without; {plain:.2} with transfers on a stream like others",
+        overlapped.whole, serial.whole
+    );
+    println!(
+        "  computation alone {:.2}, transfers alone {:.2}, bare NCCL calls {:.2}",
+        computed.whole, moved.whole, bare.whole
+    );
+    println!(
+        "  efficiency {:.1}% ({:.1}% without transfers)",
+        efficiency(single, overlapped.whole, ranks),
+        efficiency(single, computed.whole, ranks)
+    );
+    println!("  transfers add {:.2}, of {:.2}", overlapped.whole - computed.whole, moved.whole);
+    let [together, apart] = balance(ranks);
+    println!(
+        "  of all pairs, the rank with the most has {:.2} times its part; step by step {:.2} times",
+        together, apart
+    );
+    let collectives = (2 * LAYERS * TOKENS / STEP) as f64;
+    let each = |median: Median| median.given / collectives * 1e3;
+    println!("  the host gives a collective in {:.0} us, a bare one in {:.0}", each(moved), each(bare));
+}
+
+/// How many more pairs of queries and keys the rank with the most has than it would if all had as many: of
+/// the whole sequence, and where ranks wait for each other in every step.
+fn balance(ranks: usize) -> [f64; 2] {
+    let plan = Plan::padded(&LENGTHS, TOKENS, STEP).unwrap();
+    let (mut together, mut apart) = (vec![0; ranks], 0);
+    for step in plan.steps() {
+        let pairs = |rank| step.share(rank, ranks).unwrap().pairs(attention().mask());
+        together.iter_mut().enumerate().for_each(|(rank, sum)| *sum += pairs(rank));
+        apart += (0..ranks).map(pairs).max().unwrap_or(0);
+    }
+    let part = together.iter().sum::<u64>() as f64 / ranks as f64;
+    [*together.iter().max().expect("a rank") as f64 / part, apart as f64 / part]
 }
 
 fn efficiency(single: f64, time: f64, ranks: usize) -> f64 {
@@ -72,19 +110,27 @@ enum Round {
     Bare,
 }
 
-/// Medians of every kind of round, in milliseconds.
-fn bench(ranks: usize, nccl: &Nccl) -> Vec<f64> {
-    let rounds: &[Round] = match ranks {
-        1 => &[Round::Overlapped],
-        _ => &[Round::Overlapped, Round::Serial, Round::Computing, Round::Moving, Round::Bare],
-    };
+impl Round {
+    const ALL: [Self; 5] = [Self::Overlapped, Self::Serial, Self::Computing, Self::Moving, Self::Bare];
+}
+
+/// Milliseconds of a round.
+#[derive(Clone, Copy)]
+struct Median {
+    whole: f64,
+    /// Until all was given to the GPU.
+    given: f64,
+}
+
+/// Medians of some kinds of rounds, with transfers on an urgent stream or one like others.
+fn bench(ranks: usize, urgent: bool, nccl: &Nccl, rounds: &[Round]) -> Vec<Median> {
     let (id, bare_id) = (UniqueId::new(nccl).unwrap(), UniqueId::new(nccl).unwrap());
     let (barrier, medians) = (Barrier::new(ranks), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for number in 0..ranks {
             let (barrier, medians) = (&barrier, &medians);
             scope.spawn(move || {
-                let mut rank = Rank::new(nccl, (id, bare_id), number, ranks);
+                let mut rank = Rank::new(nccl, (id, bare_id), number, ranks, urgent);
                 for &round in rounds {
                     let median = rank.median(round, barrier);
                     if number == 0 {
@@ -134,9 +180,16 @@ fn attention() -> Attention {
 }
 
 impl Rank {
-    fn new(nccl: &Nccl, (id, bare_id): (UniqueId, UniqueId), rank: usize, ranks: usize) -> Self {
+    fn new(
+        nccl: &Nccl,
+        (id, bare_id): (UniqueId, UniqueId),
+        rank: usize,
+        ranks: usize,
+        urgent: bool,
+    ) -> Self {
         let cuda = Cuda::new(rank).unwrap();
-        let transfers = cuda.with_new_stream().unwrap();
+        let transfers = if urgent { cuda.with_new_urgent_stream() } else { cuda.with_new_stream() };
+        let transfers = transfers.unwrap();
         let plan = Plan::padded(&LENGTHS, TOKENS, STEP).unwrap();
         let agreement = Agreement::new(&plan, &attention(), DType::Bf16, ranks);
         let streams = Streams { compute: &cuda, transfers: &transfers };
@@ -153,8 +206,8 @@ impl Rank {
             })
             .collect();
         let scratch = turns.iter().map(|turn| cuda.scratch_bytes(&turn.prepared, Pass::Backward)).max();
-        let stand_in_rows = STAND_IN / ranks;
-        let sums = [0, stand_in_rows as i32];
+        let sums: Vec<_> = (0..=STAND_INS / ranks).map(|n| (n * STAND_IN) as i32).collect();
+        let stand_in_rows = STAND_INS / ranks * STAND_IN;
         let varlen = Varlen::new(&sums, &sums, stand_in_rows, stand_in_rows).unwrap();
         let stand_in = cuda.prepare(&Problem::of::<bf16>(attention(), varlen).unwrap()).unwrap();
         let stream = cuda.stream();
@@ -175,8 +228,8 @@ impl Rank {
         Self { cuda, transfers, group, bare, turns, layers, own_rows, scratch, stand_in, stand_in_rows }
     }
 
-    fn median(&mut self, round: Round, barrier: &Barrier) -> f64 {
-        let mut times = Vec::new();
+    fn median(&mut self, round: Round, barrier: &Barrier) -> Median {
+        let (mut whole, mut given) = (Vec::new(), Vec::new());
         for n in 0..ROUNDS + 2 {
             self.cuda.stream().synchronise().unwrap();
             self.transfers.stream().synchronise().unwrap();
@@ -187,6 +240,7 @@ impl Rank {
             } else {
                 self.round(round)
             }
+            let gave = begin.elapsed();
             self.group.as_mut().expect("put back").finish().unwrap();
             self.cuda.stream().synchronise().unwrap();
             self.transfers.stream().synchronise().unwrap();
@@ -194,11 +248,11 @@ impl Rank {
             let time = begin.elapsed();
             // The first two warm up.
             if n >= 2 {
-                times.push(time.as_secs_f64() * 1e3);
+                whole.push(time);
+                given.push(gave);
             }
         }
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
+        Median { whole: middle(whole), given: middle(given) }
     }
 
     fn round(&mut self, round: Round) {
@@ -339,6 +393,12 @@ impl Rank {
     }
 }
 
+/// Of several times, in milliseconds.
+fn middle(mut times: Vec<Duration>) -> f64 {
+    times.sort();
+    times[times.len() / 2].as_secs_f64() * 1e3
+}
+
 fn store_layout() -> Layout {
     attention().kv_layout(TOKENS)
 }
@@ -372,89 +432,12 @@ unsafe fn kv_rows<E: microseq_core::Element>(
 /// Numbers of mean 0, cheaply: transfers and attention take as long with any, but not with zeros.
 fn noise(stream: &microseq_cuda::Stream, elements: usize) -> Buffer<bf16> {
     let mut state = 1u32;
-    let values: Vec<bf16> = (0..elements)
+    let some: Vec<bf16> = (0..1 << 20)
         .map(|_| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             bf16::from_f32((state >> 8) as f32 / (1 << 23) as f32 - 1.0)
         })
         .collect();
+    let values: Vec<bf16> = some.iter().copied().cycle().take(elements).collect();
     Buffer::from_slice(stream, &values).unwrap()
-}
-
-/// `ncclUniqueId`, passed by value.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct RawId([u8; 128]);
-
-type Init = unsafe extern "C" fn(*mut *mut c_void, c_int, RawId, c_int) -> c_int;
-type AllGather =
-    unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, *mut c_void, *mut c_void) -> c_int;
-type ReduceScatter =
-    unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, *mut c_void, *mut c_void) -> c_int;
-
-/// A communicator without anything around it.
-struct Bare {
-    library: Library,
-    handle: *mut c_void,
-    rank: usize,
-    ranks: usize,
-}
-
-impl Bare {
-    fn new(id: UniqueId, rank: usize, ranks: usize) -> Self {
-        // SAFETY: loaded already, as NCCL.
-        let library = unsafe { Library::new("libnccl.so.2") }.unwrap();
-        // SAFETY: loaded already, as the driver.
-        let driver = unsafe { Library::new("libcuda.so.1") }.unwrap();
-        // SAFETY: cuda.h declares them so. The primary context is retained by `Cuda` and stays current on
-        // this thread, which is the rank's own.
-        unsafe {
-            let retain: Symbol<'_, unsafe extern "C" fn(*mut *mut c_void, c_int) -> c_int> =
-                driver.get(b"cuDevicePrimaryCtxRetain").unwrap();
-            let set: Symbol<'_, unsafe extern "C" fn(*mut c_void) -> c_int> =
-                driver.get(b"cuCtxSetCurrent").unwrap();
-            let mut context = core::ptr::null_mut();
-            assert_eq!(retain(&mut context, rank as c_int), 0);
-            assert_eq!(set(context), 0);
-        }
-        let mut handle = core::ptr::null_mut();
-        // SAFETY: nccl.h declares it so; one handle is written.
-        let code = unsafe {
-            let init: Symbol<'_, Init> = library.get(b"ncclCommInitRank").unwrap();
-            init(&mut handle, ranks as c_int, RawId(*id.as_bytes()), rank as c_int)
-        };
-        assert_eq!(code, 0, "ncclCommInitRank");
-        Self { library, handle, rank, ranks }
-    }
-
-    /// This rank's part of a step, in rows from the store's begin; equal parts.
-    fn rows(&self, step: &Step<'_>) -> (usize, usize) {
-        let rows = step.write().len() / self.ranks;
-        (step.write().start + self.rank * rows, rows)
-    }
-
-    fn gather(&self, store: u64, step: &Step<'_>, stream: *mut c_void) {
-        let row = 16 * 128 * size_of::<bf16>();
-        let (own, rows) = self.rows(step);
-        let (from, to) = (store + (own * row) as u64, store + (step.write().start * row) as u64);
-        // SAFETY: nccl.h declares it so; rows of a store of this rank.
-        let code = unsafe {
-            let all_gather: Symbol<'_, AllGather> = self.library.get(b"ncclAllGather").unwrap();
-            all_gather(from as *const c_void, to as *mut c_void, rows * row, 0, self.handle, stream)
-        };
-        assert_eq!(code, 0, "ncclAllGather");
-    }
-
-    fn reduce(&self, store: u64, step: &Step<'_>, stream: *mut c_void) {
-        let row = 16 * 128;
-        let (own, rows) = self.rows(step);
-        let at = |rows: usize| store + (rows * row * size_of::<f32>()) as u64;
-        let (from, to) = (at(step.write().start), at(own));
-        // SAFETY: nccl.h declares it so; rows of a store of this rank.
-        let code = unsafe {
-            let reduce_scatter: Symbol<'_, ReduceScatter> = self.library.get(b"ncclReduceScatter").unwrap();
-            reduce_scatter(from as *const c_void, to as *mut c_void, rows * row, 7, 0, self.handle, stream)
-        };
-        assert_eq!(code, 0, "ncclReduceScatter");
-    }
 }
