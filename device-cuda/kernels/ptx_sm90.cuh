@@ -79,26 +79,46 @@ __device__ inline void cp_async_bulk_tensor_3d(u32 to, const TensorMap* map, i32
         : "memory");
 }
 
+// For the copy engine: lines that the L2 cache shall keep before others, or give up first.
+__device__ inline u64 createpolicy_evict_last() {
+    u64 policy;
+    asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+__device__ inline u64 createpolicy_evict_first() {
+    u64 policy;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
 // Contiguous bytes of shared memory to global memory, or added there to f32 in the L2 cache, where
 // subnormal operands and sums become zeros. Part of this thread's group.
-__device__ inline void cp_async_bulk_store(f32* to, u32 from, u32 bytes) {
-    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from),
-                 "r"(bytes)
+__device__ inline void cp_async_bulk_store(f32* to, u32 from, u32 bytes, u64 policy) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group.L2::cache_hint [%0], [%1], %2, %3;" ::"l"(to),
+                 "r"(from), "r"(bytes), "l"(policy)
                  : "memory");
 }
 
-__device__ inline void cp_reduce_async_bulk_add_f32(f32* to, u32 from, u32 bytes) {
-    asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to),
-                 "r"(from), "r"(bytes)
-                 : "memory");
+__device__ inline void cp_reduce_async_bulk_add_f32(f32* to, u32 from, u32 bytes, u64 policy) {
+    asm volatile(
+        "cp.reduce.async.bulk.global.shared::cta.bulk_group.L2::cache_hint.add.f32 [%0], [%1], %2, %3;" ::"l"(to),
+        "r"(from), "r"(bytes), "l"(policy)
+        : "memory");
 }
 
 // Back from there; complete at a barrier.
-__device__ inline void cp_async_bulk_load(u32 to, const f32* from, u32 bytes, u32 barrier) {
+__device__ inline void cp_async_bulk_load(u32 to, const f32* from, u32 bytes, u32 barrier, u64 policy) {
     asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
-        "l"(from), "r"(bytes), "r"(barrier)
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+        "[%0], [%1], %2, [%3], %4;" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
         : "memory");
+}
+
+// 128 bytes need not be written from the L2 cache to memory: nobody reads them before they are written again.
+__device__ inline void discard_l2(const void* line) {
+    asm volatile("discard.global.L2 [%0], 128;" ::"l"(line) : "memory");
 }
 
 __device__ inline void cp_async_bulk_commit_group() {
@@ -278,8 +298,8 @@ __device__ inline void ld_shared_f32x4(f32 (&r)[4], u32 address) {
                  : "memory");
 }
 
-// Two neighbouring elements, read past the L1 cache, or zeros. Without a branch, and not moved by the compiler: sums of the matrix
-// unit that are loaded must be in their registers before it starts.
+// Two neighbouring elements, read past the L1 cache, or zeros. Without a branch, and not moved by the
+// compiler: sums of the matrix unit that are loaded must be in their registers before it starts.
 __device__ inline void ld_global_f32x2_or_zero(f32& x, f32& y, const f32* address, bool exists) {
     asm volatile(
         "{.reg .pred p; setp.ne.b32 p, %3, 0; mov.f32 %0, 0f00000000; mov.f32 %1, 0f00000000; "

@@ -189,9 +189,9 @@ struct Adder {
         for (i32 round = 0; round < DQ_ROUNDS; ++round, stage.advance()) {
             stage.wait_filled(shared.dq_here);
             if (first) {
-                cp_async_bulk_store(sum(number, round), shared.dq, bytes(round));
+                cp_async_bulk_store(sum(number, round), shared.dq, bytes(round), createpolicy_evict_last());
             } else {
-                cp_reduce_async_bulk_add_f32(sum(number, round), shared.dq, bytes(round));
+                cp_reduce_async_bulk_add_f32(sum(number, round), shared.dq, bytes(round), createpolicy_evict_last());
             }
             cp_async_bulk_commit_group();
             cp_async_bulk_wait_group_read();
@@ -201,7 +201,7 @@ struct Adder {
         }
     }
 
-    // The sum comes to shared memory, and the warpgroups add to it what becomes dq.
+    // The sum comes to shared memory, and the warpgroups add to it what becomes dq. It is not needed any more.
     __device__ void bring_sum(Stage<DQ_STAGES> stage, i32 number, bool first) const {
 #pragma unroll
         for (i32 round = 0; round < DQ_ROUNDS; ++round, stage.advance()) {
@@ -211,10 +211,13 @@ struct Adder {
             } else {
                 stage.before().wait_filled(shared.dq_free);
                 mbarrier_arrive_expect_tx(here, bytes(round));
-                cp_async_bulk_load(shared.dq, sum(number, round), bytes(round), here);
+                cp_async_bulk_load(shared.dq, sum(number, round), bytes(round), here, createpolicy_evict_first());
             }
             stage.wait_filled(shared.dq_here);
             mbarrier_arrive(stage.of(shared.dq_free));
+            if (!first)
+                for (i32 i = 0; i < bytes(round); i += 128)
+                    discard_l2(reinterpret_cast<const char*>(sum(number, round)) + i);
         }
     }
 
