@@ -24,9 +24,8 @@
 //! [`Isa::best`] is found at run time; [`Cpu::with_isa`] and, through [`Cpu::from_environment`], the
 //! environment variable `MICROSEQ_ISA` choose another.
 //!
-//! AMX-BF16 must be chosen so: its kernels have passed the tests on a model of tile registers, not yet on a
-//! CPU that has them. Linux is asked, once, to let the process use those; where it refuses, and on other
-//! systems, the CPU counts as one without them.
+//! The tile registers of AMX-BF16 are the operating system's to grant: Linux is asked, once, to let the process
+//! use them; where it refuses, and on other systems, the CPU counts as one without.
 
 mod call;
 mod copy;

@@ -55,21 +55,19 @@ impl Isa {
         }
     }
 
-    /// The fastest that this machine has, but for AMX-BF16, which is taken by name.
+    /// The fastest that this machine has.
     pub fn best() -> Self {
         let mut isas = Self::ALL.into_iter().rev();
         isas.find(|isa| isa.available() && isa.pays_off()).unwrap_or(Self::Portable)
     }
 
-    /// Whether it is worth taking: its instructions are faster than those of the sets before it. A Xeon was seen to take four
-    /// times as long for a product of pairs of bf16 as for a multiply-add of f32, so half as many
-    /// products a second; Zen 5 takes as long for one as for the other.
+    /// Whether it is worth taking: its instructions are faster than those of the sets before it. A Xeon was
+    /// seen to take four times as long for a product of pairs of bf16 as for a multiply-add of f32, so half
+    /// as many products a second; Zen 5 takes as long for one as for the other.
     fn pays_off(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => is_amd(),
-            // The tests have passed on a model of tiles only; until they have on such a CPU, by name alone.
-            Self::AmxBf16 => false,
             _ => true,
         }
     }
