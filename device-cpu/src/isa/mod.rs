@@ -77,9 +77,9 @@ impl Isa {
     /// # Errors
     /// [`CpuError::UnknownIsa`], [`CpuError::IsaUnavailable`].
     pub fn from_environment() -> Result<Self, CpuError> {
-        match std::env::var("MICROSEQ_ISA") {
-            Ok(name) => name.parse::<Self>()?.checked(),
-            Err(_) => Ok(Self::best()),
+        match std::env::var_os("MICROSEQ_ISA") {
+            Some(name) => name.to_string_lossy().parse::<Self>()?.checked(),
+            None => Ok(Self::best()),
         }
     }
 
