@@ -3,7 +3,7 @@
 use crate::simd::Simd;
 
 #[cfg(target_arch = "x86_64")]
-use crate::simd::Avx512;
+use crate::simd::{Avx2, Avx512};
 #[cfg(target_arch = "x86_64")]
 use core::arch::x86_64::*;
 #[cfg(target_arch = "x86_64")]
@@ -110,6 +110,37 @@ impl Arithmetic<Avx512> for Bf16Pairs {
     unsafe fn store_bf16(to: *mut u16, v: __m512) {
         // SAFETY: the caller has AVX512-BF16 and gives sixteen elements.
         unsafe { _mm256_storeu_si256(to.cast(), transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v))) }
+    }
+}
+
+/// Half as many lanes: products alone.
+#[cfg(target_arch = "x86_64")]
+impl Arithmetic<Avx2> for Bf16Pairs {
+    const PER_WORD: usize = 2;
+
+    #[inline(always)]
+    unsafe fn multiply_add(a: __m256, b: __m256, c: __m256) -> __m256 {
+        // SAFETY: the caller has AVX512-BF16 and AVX512-VL; both types are 256 bits of any content.
+        unsafe {
+            let words = |words: __m256| transmute::<__m256, __m256bh>(words);
+            _mm256_dpbf16_ps(c, words(a), words(b))
+        }
+    }
+
+    unsafe fn pair(_: __m256, _: __m256) -> __m256 {
+        unreachable!("made in whole vectors")
+    }
+
+    unsafe fn neighbours(_: __m256, _: __m256) -> __m256 {
+        unreachable!("made in whole vectors")
+    }
+
+    unsafe fn weave(_: *const u16, _: *const u16) -> __m256 {
+        unreachable!("made in whole vectors")
+    }
+
+    unsafe fn store_bf16(_: *mut u16, _: __m256) {
+        unreachable!("written in whole vectors")
     }
 }
 

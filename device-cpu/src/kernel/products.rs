@@ -126,6 +126,12 @@ pub(crate) trait Registers {
     const GRADIENTS: usize;
 
     unsafe fn scores(rows: usize, chunks: usize, operands: gemm::Scores);
+    /// Scores with the first half of a chunk of keys; the other half may stay as it is.
+    #[inline(always)]
+    unsafe fn half_scores(rows: usize, operands: gemm::Scores) {
+        // SAFETY: the caller's contract, passed on.
+        unsafe { <Self as Registers>::scores(rows, 1, operands) }
+    }
     unsafe fn outputs<K: Sink<Self::S>>(rows: usize, chunks: usize, operands: gemm::Outputs, sink: K);
     unsafe fn gradients(chunks: usize, operands: gemm::Gradients);
 }
@@ -169,7 +175,12 @@ impl<R: Registers> Products for R {
                         words,
                         to: to.add(group.first * SCORES + first * CHUNK),
                     };
-                    <R as Registers>::scores(group.rows, behind - first, operands);
+                    // Few keys are all that documents of a few tokens have.
+                    if group.end <= first * CHUNK + CHUNK / 2 {
+                        R::half_scores(group.rows, operands);
+                    } else {
+                        <R as Registers>::scores(group.rows, behind - first, operands);
+                    }
                 }
             }
             chunk += share;
@@ -268,11 +279,11 @@ impl<R: Registers> Products for R {
 }
 
 /// Implements [`Registers`] for a type: tiles of `$rows` or `$half` rows, and of so many chunks as the
-/// lists say; `$vectors` vectors a chunk.
+/// lists say, in vectors; half a chunk of scores is one of `$half_simd`'s.
 macro_rules! registers {
     (
         $name:ident, $simd:ty, $arithmetic:ty, $rows:literal or $half:literal rows;
-        scores: $($scores:literal is $score_vectors:literal),+;
+        scores: $($scores:literal is $score_vectors:literal),+ $(, half is one of $half_simd:ty)?;
         outputs: $($outputs:literal is $output_vectors:literal),+;
         $keys:literal keys: $($gradients:literal is $gradient_vectors:literal),+;
     ) => {
@@ -299,6 +310,20 @@ macro_rules! registers {
                     }
                 }
             }
+
+            $(
+                #[inline(always)]
+                unsafe fn half_scores(rows: usize, operands: gemm::Scores) {
+                    // SAFETY: the caller's contract, passed on; its instruction set includes this one.
+                    unsafe {
+                        if rows > $half {
+                            gemm::scores::<$half_simd, $arithmetic, $rows, 1>(operands)
+                        } else {
+                            gemm::scores::<$half_simd, $arithmetic, $half, 1>(operands)
+                        }
+                    }
+                }
+            )?
 
             #[inline(always)]
             unsafe fn outputs<K: Sink<$simd>>(rows: usize, chunks: usize, operands: gemm::Outputs, sink: K) {
@@ -350,10 +375,10 @@ registers!(
 #[cfg(target_arch = "x86_64")]
 registers!(
     Avx512Singles, Avx512, Singles, 8 or 4 rows;
-    scores: 1 is 1, 2 is 2, 3 is 3; outputs: 1 is 1, 2 is 2; 4 keys: 1 is 1, 2 is 2, 3 is 3, 4 is 4;
+    scores: 1 is 1, 2 is 2, 3 is 3, half is one of Avx2; outputs: 1 is 1, 2 is 2; 4 keys: 1 is 1, 2 is 2, 3 is 3, 4 is 4;
 );
 #[cfg(target_arch = "x86_64")]
 registers!(
     Avx512Pairs, Avx512, Bf16Pairs, 8 or 4 rows;
-    scores: 1 is 1, 2 is 2, 3 is 3; outputs: 1 is 1, 2 is 2; 4 keys: 1 is 1, 2 is 2, 3 is 3, 4 is 4;
+    scores: 1 is 1, 2 is 2, 3 is 3, half is one of Avx2; outputs: 1 is 1, 2 is 2; 4 keys: 1 is 1, 2 is 2, 3 is 3, 4 is 4;
 );
