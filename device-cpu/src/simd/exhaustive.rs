@@ -69,8 +69,7 @@ fn worst_of(bits: RangeInclusive<u32>, exact: fn(f64) -> f64, subjects: &[Subjec
             unsafe { (subject.map)(&from, &mut to) };
             for (x, (y, expected)) in from.iter().zip(to.iter().zip(&expected)) {
                 let error = ulps(*y, *expected);
-                // NaN is an error too.
-                if !(error <= worst.0) {
+                if error > worst.0 || error.is_nan() {
                     *worst = (error, *x);
                 }
             }
