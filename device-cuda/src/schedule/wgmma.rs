@@ -433,7 +433,9 @@ mod tests {
                     assert!(windowed || parts.len() == 1);
                     assert!(!windowed || (tile.end - 1) / PART == tile.begin / PART || tile.begin < 0);
                 }
-                assert!(parts.windows(2).all(|pair| pair[0].begin == pair[1].end && pair[0].key == pair[1].key));
+                assert!(
+                    parts.windows(2).all(|pair| pair[0].begin == pair[1].end && pair[0].key == pair[1].key)
+                );
                 cut += usize::from(parts.len() > 1);
             }
         });
