@@ -13,13 +13,19 @@ use core::mem::transmute;
 ///
 /// # Safety
 /// Calling any function needs a CPU that has the instruction set.
-pub(crate) trait Arithmetic<S: Simd>: Copy + 'static {
+pub(crate) trait MultiplyAdd<S: Simd>: Copy + 'static {
     /// Elements of a word.
     const PER_WORD: usize;
 
     /// `c +` the products of the elements of `a` and `b`, lane by lane.
     unsafe fn multiply_add(a: S::V, b: S::V, c: S::V) -> S::V;
+}
 
+/// Multiply-adds of words, and how words are made.
+///
+/// # Safety
+/// As for [`MultiplyAdd`].
+pub(crate) trait Arithmetic<S: Simd>: MultiplyAdd<S> {
     /// Words of pairs: rounds `first` and `second`, lane by lane.
     unsafe fn pair(first: S::V, second: S::V) -> S::V;
 
@@ -37,7 +43,7 @@ pub(crate) trait Arithmetic<S: Simd>: Copy + 'static {
 #[derive(Clone, Copy)]
 pub(crate) struct Singles;
 
-impl<S: Simd> Arithmetic<S> for Singles {
+impl<S: Simd> MultiplyAdd<S> for Singles {
     const PER_WORD: usize = 1;
 
     #[inline(always)]
@@ -45,7 +51,9 @@ impl<S: Simd> Arithmetic<S> for Singles {
         // SAFETY: the caller has the instruction set.
         unsafe { S::fma(a, b, c) }
     }
+}
 
+impl<S: Simd> Arithmetic<S> for Singles {
     unsafe fn pair(_: S::V, _: S::V) -> S::V {
         unreachable!("words of one element are not made of pairs")
     }
@@ -72,7 +80,7 @@ impl<S: Simd> Arithmetic<S> for Singles {
 pub(crate) struct Bf16Pairs;
 
 #[cfg(target_arch = "x86_64")]
-impl Arithmetic<Avx512> for Bf16Pairs {
+impl MultiplyAdd<Avx512> for Bf16Pairs {
     const PER_WORD: usize = 2;
 
     #[inline(always)]
@@ -80,7 +88,10 @@ impl Arithmetic<Avx512> for Bf16Pairs {
         // SAFETY: the caller has AVX512-BF16.
         unsafe { _mm512_dpbf16_ps(c, bf16_words(a), bf16_words(b)) }
     }
+}
 
+#[cfg(target_arch = "x86_64")]
+impl Arithmetic<Avx512> for Bf16Pairs {
     #[inline(always)]
     unsafe fn pair(first: __m512, second: __m512) -> __m512 {
         // SAFETY: the caller has AVX512-BF16.
@@ -115,7 +126,7 @@ impl Arithmetic<Avx512> for Bf16Pairs {
 
 /// Half as many lanes: products alone.
 #[cfg(target_arch = "x86_64")]
-impl Arithmetic<Avx2> for Bf16Pairs {
+impl MultiplyAdd<Avx2> for Bf16Pairs {
     const PER_WORD: usize = 2;
 
     #[inline(always)]
@@ -125,22 +136,6 @@ impl Arithmetic<Avx2> for Bf16Pairs {
             let words = |words: __m256| transmute::<__m256, __m256bh>(words);
             _mm256_dpbf16_ps(c, words(a), words(b))
         }
-    }
-
-    unsafe fn pair(_: __m256, _: __m256) -> __m256 {
-        unreachable!("made in whole vectors")
-    }
-
-    unsafe fn neighbours(_: __m256, _: __m256) -> __m256 {
-        unreachable!("made in whole vectors")
-    }
-
-    unsafe fn weave(_: *const u16, _: *const u16) -> __m256 {
-        unreachable!("made in whole vectors")
-    }
-
-    unsafe fn store_bf16(_: *mut u16, _: __m256) {
-        unreachable!("written in whole vectors")
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::products::Products;
 use super::sights::Sights;
-use super::{Arithmetic, SCORES};
+use super::{Arithmetic, MultiplyAdd, SCORES};
 use crate::simd::Simd;
 
 /// Makes words of neighbouring keys, in place.

@@ -12,7 +12,7 @@ use super::scoring::Scoring;
 use super::sights::Sights;
 use super::sink::{Rounded, Sums};
 use super::softmax::{self, Running};
-use super::{Arithmetic, CHUNK, Geometry, KEYS, PANEL, SCORES, slice};
+use super::{CHUNK, Geometry, KEYS, MultiplyAdd, PANEL, SCORES, slice};
 use crate::scratch::Carver;
 use crate::simd::{self, Simd};
 use crate::strided::{StridedMut, StridedRef};

@@ -1,7 +1,7 @@
 //! Register tiles: `MR` broadcast words by `NV` vectors, each accumulator one chain of multiply-adds.
 
 use super::sink::Sink;
-use super::{Arithmetic, CHUNK, SCORES};
+use super::{CHUNK, MultiplyAdd, SCORES};
 use crate::simd::Simd;
 
 /// Steps that are unrolled: a trip count that the compiler knows.
@@ -29,7 +29,7 @@ const fn place<S: Simd>(n: usize, slice: usize) -> usize {
 #[inline(always)]
 unsafe fn multiply<
     S: Simd,
-    A: Arithmetic<S>,
+    A: MultiplyAdd<S>,
     const MR: usize,
     const NV: usize,
     const M: usize,
@@ -64,7 +64,7 @@ unsafe fn multiply<
 /// # Safety
 /// As [`multiply`].
 #[inline(always)]
-unsafe fn step<S: Simd, A: Arithmetic<S>, const MR: usize, const NV: usize, const M: usize>(
+unsafe fn step<S: Simd, A: MultiplyAdd<S>, const MR: usize, const NV: usize, const M: usize>(
     tile: &mut Tile<S, MR, NV>,
     a: *const f32,
     b: *const f32,
@@ -104,7 +104,7 @@ pub(crate) struct Scores {
 /// # Safety
 /// As [`Simd`]; the pointers reach the tile's operands.
 #[inline(always)]
-pub(super) unsafe fn scores<S: Simd, A: Arithmetic<S>, const MR: usize, const NV: usize>(operands: Scores) {
+pub(super) unsafe fn scores<S: Simd, A: MultiplyAdd<S>, const MR: usize, const NV: usize>(operands: Scores) {
     let Scores { mut rows, row_slice, mut keys, key_slice, words, to } = operands;
     // SAFETY: the loop runs over the words, a chunk at a time; the caller vouches for the pointers.
     unsafe {
@@ -172,7 +172,7 @@ impl Before {
 /// # Safety
 /// As [`scores`]; the sink has the tile's rows and columns.
 #[inline(always)]
-pub(super) unsafe fn outputs<S: Simd, A: Arithmetic<S>, K: Sink<S>, const MR: usize, const NV: usize>(
+pub(super) unsafe fn outputs<S: Simd, A: MultiplyAdd<S>, K: Sink<S>, const MR: usize, const NV: usize>(
     operands: Outputs,
     sink: K,
 ) {
@@ -217,7 +217,7 @@ pub(crate) struct Gradients {
 /// # Safety
 /// As [`scores`].
 #[inline(always)]
-pub(super) unsafe fn gradients<S: Simd, A: Arithmetic<S>, const MR: usize, const NV: usize>(
+pub(super) unsafe fn gradients<S: Simd, A: MultiplyAdd<S>, const MR: usize, const NV: usize>(
     operands: Gradients,
 ) {
     let Gradients { scores, rows, slice, first, behind, to, width } = operands;

@@ -40,7 +40,7 @@ pub(crate) mod tiles;
 pub(crate) use ahead::Span;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use arithmetic::Bf16Pairs;
-pub(crate) use arithmetic::{Arithmetic, Singles};
+pub(crate) use arithmetic::{Arithmetic, MultiplyAdd, Singles};
 pub(crate) use rows::Places;
 
 /// Keys of a tile, at most.

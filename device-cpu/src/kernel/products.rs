@@ -9,7 +9,7 @@ use super::fold;
 use super::gemm::{self, Before};
 use super::sights::Sights;
 use super::sink::Sink;
-use super::{Arithmetic, CHUNK, KEYS, ROWS, SCORES, Singles, slice};
+use super::{Arithmetic, CHUNK, KEYS, MultiplyAdd, ROWS, SCORES, Singles, slice};
 use crate::simd::{Portable, Simd};
 
 #[cfg(target_arch = "x86_64")]

@@ -4,7 +4,7 @@ use super::{Block, Call};
 use crate::kernel::lanes::Square;
 use crate::kernel::pack::{self, Keys, Source};
 use crate::kernel::products::Products;
-use crate::kernel::{Arithmetic, KEYS, ROWS};
+use crate::kernel::{KEYS, MultiplyAdd, ROWS};
 use crate::simd::{MAX_LANES, Simd};
 use crate::strided::StridedRef;
 use core::f32::consts::LOG2_E;

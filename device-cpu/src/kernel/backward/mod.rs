@@ -16,7 +16,7 @@ use super::gradient;
 use super::products::Products;
 use super::rows::DocumentRows;
 use super::scoring::Scoring;
-use super::{Arithmetic, GRAIN, Geometry, KEYS, ROWS, padded};
+use super::{GRAIN, Geometry, KEYS, MultiplyAdd, ROWS, padded};
 use crate::scratch::Carver;
 use crate::strided::{StridedMut, StridedRef};
 use arrays::Arrays;
