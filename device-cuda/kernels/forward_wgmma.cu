@@ -17,6 +17,7 @@
 //
 // Reads q, k, v (tensor maps), tiles (query tiles). Writes out (=), lse (=): every row of every tile, 0
 // and -inf for rows that see no key.
+#include "fragment.cuh"
 #include "query.cuh"
 #include "shape_sm90.cuh"
 #include "unit.cuh"
@@ -242,14 +243,6 @@ __device__ inline void softmax_step(S& s, Softmax& state, f32 (&shrink)[2], f32 
     }
 }
 
-__device__ inline void narrow(P& p, const S& s) {
-#pragma unroll
-    for (int k = 0; k < KEYS / 16; ++k)
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-            p[k][i] = ELEMENT::pair(s[k * 8 + i * 2], s[k * 8 + i * 2 + 1]);
-}
-
 __device__ inline void scale(O& o, const f32 (&factor)[2]) {
 #pragma unroll
     for (int part = 0; part < PARTS; ++part)
@@ -257,15 +250,7 @@ __device__ inline void scale(O& o, const f32 (&factor)[2]) {
         for (int i = 0; i < PART / 2; ++i) o[part][i] *= factor[i / 2 % 2];
 }
 
-// s = q k^T, on its way when this returns.
-__device__ inline void multiply_qk(S& s, const AlongColumns<ROWS>& q, const AlongColumns<KEYS>& k) {
-    wgmma_fence();
-#pragma unroll
-    for (int i = 0; i < D / 16; ++i) wgmma_shared<false, false>(s, q.step(i), k.step(i), i > 0);
-    wgmma_commit_group();
-}
-
-// o += p v, likewise.
+// o += p v, on its way when this returns.
 __device__ inline void multiply_pv(O& o, const P& p, u32 v_tile) {
     wgmma_fence();
 #pragma unroll
@@ -279,20 +264,6 @@ __device__ inline void multiply_pv(O& o, const P& p, u32 v_tile) {
 
 __device__ inline void release(const Ring& ring) {
     if (threadIdx.x % 32 == 0) mbarrier_arrive(ring.barrier());
-}
-
-// Four threads hold four words each, word `n` of thread `t` being part `t` of chunk `n`; afterwards
-// thread `t` has the four parts of chunk `t`.
-__device__ inline void transpose(u32 (&w)[4]) {
-    const i32 t = threadIdx.x % 4;
-#pragma unroll
-    for (int step = 1; step < 4; step *= 2)
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-            if (n & step) continue;
-            const u32 given = __shfl_xor_sync(0xffffffff, t & step ? w[n] : w[n | step], step);
-            if (t & step) w[n] = given; else w[n | step] = given;
-        }
 }
 
 __device__ inline void write_rows(const O& o, const Softmax& state, const Piece& piece, i32 row0,
@@ -315,7 +286,7 @@ __device__ inline void write_rows(const O& o, const Softmax& state, const Piece&
                 const f32* x = &o[(n + i) * 8 / PART][(n + i) * 8 % PART / 2 + half * 2];
                 w[i] = ELEMENT::pair(canonical(x[0] * inverse), canonical(x[1] * inverse));
             }
-            transpose(w);
+            transpose(w, threadIdx.x % 4);
             const i32 chunk = n + threadIdx.x % 4;
             if (valid && chunk * 8 < args.head_dim) out[chunk] = make_uint4(w[0], w[1], w[2], w[3]);
         }
@@ -373,15 +344,15 @@ __device__ inline void compute(const Shared& shared, const Args& args, i32 group
 
             q_here.wait();
             k_here.wait();
-            multiply_qk(s, q, keys());
+            multiply_scores<D>(s, q, keys());
             wgmma_wait_group<0>();
             next_keys();
             softmax(piece.first);
-            narrow(p, s);
+            narrow_scores<ELEMENT>(p, s);
             for (i32 key0 = piece.first + KEYS; key0 < piece.seen.end; key0 += KEYS) {
                 k_here.wait();
                 take_unit(group);
-                multiply_qk(s, q, keys());
+                multiply_scores<D>(s, q, keys());
                 v_here.wait();
                 multiply_pv(o, p, values());
                 pass_unit(group);
@@ -391,7 +362,7 @@ __device__ inline void compute(const Shared& shared, const Args& args, i32 group
                 wgmma_wait_group<0>();
                 next_values();
                 scale(o, shrink);
-                narrow(p, s);
+                narrow_scores<ELEMENT>(p, s);
             }
             v_here.wait();
             multiply_pv(o, p, values());

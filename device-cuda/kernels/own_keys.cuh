@@ -106,7 +106,7 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
             const bool masked = mark & MARK_MASKED << group;
             if (masked) ::mask(s, piece, t, key0, lane, args);
             each_stat(stats, lane, [&](int i, f32 lse2) { s[i] = ex2(fmaf(s[i], to_log2, -lse2)); });
-            narrow(p16, s);
+            narrow_scores<ELEMENT>(p16, s);
             wgmma_wait_group<0>();  // dq is made
             put_dq(older_k);
             if (t + 1 == end) wait(shared.v_here, v_parity);
@@ -125,7 +125,7 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
             });
             wgmma_wait_group<0>();  // dv is made
             release(stage.of(shared.dout_free), lane);
-            narrow(ds16, dp);
+            narrow_scores<ELEMENT>(ds16, dp);
             stage.wait_free(shared.ds_free);
             store_scores(stage.of(shared.ds, Shape::SCORE_TILE), ds16, key0, lane);
             take_unit(group);

@@ -1,6 +1,7 @@
 // The products of backward_wgmma and what is done with their results, for the warpgroups that own keys
 // (own_keys.cuh) and those that share them (share_keys.cuh).
 #pragma once
+#include "fragment.cuh"
 #include "stages.cuh"
 
 constexpr int PART = Shape::PART;  // columns of dk and dv that one instruction computes
@@ -10,21 +11,9 @@ using S = f32[ROWS / 2];
 using Narrow = u32[ROWS / 16][4];
 using Sum = f32[PARTS][PART / 2];
 
-__device__ inline void narrow(Narrow& to, const S& s) {
-#pragma unroll
-    for (int k = 0; k < ROWS / 16; ++k)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) to[k][i] = ELEMENT::pair(s[k * 8 + i * 2], s[k * 8 + i * 2 + 1]);
-}
-
 // s = (64 of) `keys` times `queries`, on its way when this returns.
 __device__ inline void multiply_scores(S& s, u32 keys, u32 queries, i32 key0) {
-    const AlongColumns<KEYS> left(keys, key0);
-    const AlongColumns<ROWS> right(queries, 0);
-    wgmma_fence();
-#pragma unroll
-    for (int k = 0; k < D / 16; ++k) wgmma_shared<false, false>(s, left.step(k), right.step(k), k > 0);
-    wgmma_commit_group();
+    multiply_scores<D>(s, AlongColumns<KEYS>(keys, key0), AlongColumns<ROWS>(queries, 0));
 }
 
 // sum += scores times `queries`, likewise; the last query first.
@@ -167,20 +156,6 @@ __device__ inline void complete_dq(f32 (&dq)[N], u32 sum) {
     }
 }
 
-// Four threads hold four words each, word `n` of thread `t` being part `t` of chunk `n`; afterwards
-// thread `t` has the four parts of chunk `t`.
-__device__ inline void transpose(u32 (&w)[4], Lane lane) {
-    const i32 t = lane.thread % 4;
-#pragma unroll
-    for (int step = 1; step < 4; step *= 2)
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-            if (n & step) continue;
-            const u32 given = __shfl_xor_sync(0xffffffff, t & step ? w[n] : w[n | step], step);
-            if (t & step) w[n] = given; else w[n | step] = given;
-        }
-}
-
 template <int N>
 __device__ inline void write_dq(const f32 (&dq)[N], const Piece& piece, i32 t, i32 column, Lane lane,
                                 const Attention& args) {
@@ -201,7 +176,7 @@ __device__ inline void write_dq(const f32 (&dq)[N], const Piece& piece, i32 t, i
                 const f32* x = &dq[(n + i) * 4 + half * 2];
                 w[i] = ELEMENT::pair(add_ftz(x[0], 0.f), add_ftz(x[1], 0.f));
             }
-            transpose(w, lane);
+            transpose(w, lane.thread % 4);
             const i32 chunk = column / 8 + n + lane.thread % 4;
             if (valid && chunk * 8 < args.head_dim) to[chunk] = make_uint4(w[0], w[1], w[2], w[3]);
         }

@@ -252,7 +252,7 @@ __device__ inline void add_dq(const Shared& shared, const Attention& args, i32 a
             for (i32 round = 0; round < DQ_ROUNDS; ++round) stage.advance();
         }
         if (adder == 0) {
-            keys.wait_filled(shared.stored);
+            keys.wait_filled(shared.stored);  // also where nobody wants it: who arrives again must be waited for
             if (piece.after() > 0) {
                 fence_gpu();
                 st_relaxed(piece.walked(args), piece.before() + 1);

@@ -165,7 +165,7 @@ struct Values {
         for (int n = 0; n < ROWS / 8; ++n)
             st_shared_f32x4(to + n * 2048, s[n * 4], s[n * 4 + 1], s[n * 4 + 2], s[n * 4 + 3]);
         release(shared.p_here, lane);
-        narrow(p16, s);
+        narrow_scores<ELEMENT>(p16, s);
     }
 
     __device__ void issue_sum(Sum& dv, const Narrow& p16, const Stage<STAGES>& stage) const {
@@ -213,7 +213,7 @@ struct Keys {
             dp[i] = p[i / 4 % 2][i % 4] * fmaf(dp[i], args.scale, -delta);  // ds
         });
         if (mark & MARK_MASKED * 3) clear_lone_keys(dp, piece, t, lane, args);
-        narrow(ds16, dp);
+        narrow_scores<ELEMENT>(ds16, dp);
         stage.wait_free(shared.ds_free);
         store_scores(stage.of(shared.ds, Shape::SCORE_TILE), ds16, 0, lane);
     }

@@ -51,6 +51,17 @@ def random_pieces(rng):
     return [piece for pieces in documents for piece in pieces]
 
 
+def take_piece(block, keys):
+    """The loader's next piece, or none, to its mail; returns in which of the stages `keys`."""
+    ticket = block.tickets.pop()
+    yield
+    yield from keys.free(block.k_free)
+    at = keys.stage
+    keys.advance()
+    block.mail[at] = block.pieces[ticket] if ticket < len(block.pieces) else None
+    return at
+
+
 def run_blocks(seed, block):
     """Runs the roles of some blocks `block(pieces, tickets, turns, rng)` to their ends."""
     rng = random.Random(seed)

@@ -8,7 +8,7 @@ which the host lists them. What a role reads must be what it was put there for.
 """
 
 from barriers import Barrier, Stage, Unit, try_cases
-from pieces import run_blocks
+from pieces import run_blocks, take_piece
 
 STAGES, ADDERS, GROUPS = 2, 3, 2
 
@@ -38,12 +38,7 @@ class Block:
         keys, stage, v_parity = Stage(STAGES), Stage(STAGES), 0
 
         def bring_keys():
-            ticket = self.tickets.pop()
-            yield
-            yield from keys.free(self.k_free)
-            at = keys.stage
-            keys.advance()
-            self.mail[at] = self.pieces[ticket] if ticket < len(self.pieces) else None
+            at = yield from take_piece(self, keys)
             self.k[at] = self.mail[at]
             self.k_here[at].arrive()
 

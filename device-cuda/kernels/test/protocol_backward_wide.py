@@ -8,7 +8,7 @@ but at the barriers.
 """
 
 from barriers import Barrier, Stage, try_cases
-from pieces import run_blocks
+from pieces import run_blocks, take_piece
 
 STAGES, ADDERS, GROUPS, ROUNDS = 2, 3, 2, 2
 WARPS = 2  # of a warpgroup: what two must wait for, four must
@@ -56,13 +56,8 @@ class Block:
     def loader(self):
         keys, stage, walk, parity = Stage(STAGES), Stage(STAGES), Stage(STAGES), 0
 
-        def take_piece():
-            ticket = self.tickets.pop()
-            yield
-            yield from keys.free(self.k_free)
-            at = keys.stage
-            keys.advance()
-            self.mail[at] = self.pieces[ticket] if ticket < len(self.pieces) else None
+        def next_piece():
+            at = yield from take_piece(self, keys)
             if not self.mail[at]:
                 self.k_here[at].arrive()
 
@@ -81,7 +76,7 @@ class Block:
             self.dout_here[dout.stage].arrive()
             stage.advance()
 
-        yield from take_piece()
+        yield from next_piece()
         while self.mail[walk.stage]:
             piece = self.mail[walk.stage]
             for i, tile in enumerate(piece.tiles):
@@ -97,7 +92,7 @@ class Block:
                     self.k_here[walk.stage].arrive()
                     parity ^= 1
                 if i == len(piece.tiles) - 1:
-                    yield from take_piece()
+                    yield from next_piece()
             self.k_free[walk.stage].arrive()
             walk.advance()
 

@@ -121,12 +121,13 @@ impl<'a> Lists<'a> {
 
 /// A document's walks or, where `cut`, their parts: all that meet the last query tiles come first.
 fn parts(walks: Vec<KeyTile>, cut: bool) -> Vec<Weighed<KeyTile>> {
-    let mut tiles = if cut { walks.into_iter().flat_map(parts_of).collect() } else { walks };
+    let mut parts = walks;
     if cut {
+        parts = parts.into_iter().flat_map(parts_of).collect();
         // Keys that meet the same query tiles stay in their order.
-        tiles.sort_by_key(|tile| Reverse(tile.begin.div_euclid(PART)));
+        parts.sort_by_key(|tile| Reverse(tile.begin.div_euclid(PART)));
     }
-    let mut tiles: Vec<_> = tiles.into_iter().map(|tile| ((tile.end - tile.begin) as u64, tile)).collect();
+    let mut tiles: Vec<_> = parts.into_iter().map(|tile| ((tile.end - tile.begin) as u64, tile)).collect();
     keep_in_order(&mut tiles);
     tiles
 }
