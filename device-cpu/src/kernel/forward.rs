@@ -4,6 +4,7 @@
 //! products, running softmax, output. After a panel's last tile the output is divided and rounded.
 
 use super::ahead::Ahead;
+use super::fold;
 use super::gemm::Before;
 use super::pack::{self, Keys, Source};
 use super::products::{Products, Rows};
@@ -257,7 +258,7 @@ impl<E: Element> Call<'_, E> {
             let queries = Rows { words: arrays.q.add(place * CHUNK), capacity: operands.block_rows };
             P::scores(queries, arrays.k, head_dim.div_ceil(geometry.per_word), &sights, arrays.scores, ahead);
             softmax::advance::<P>(&operands.scoring, &sights, arrays.scores, running);
-            P::fold_keys(arrays.scores, &sights);
+            fold::keys::<P>(arrays.scores, &sights);
 
             let (p, v, chunks) = (arrays.scores, arrays.v, width / CHUNK);
             let sums = Sums { rows: arrays.out.add(place * width), width };

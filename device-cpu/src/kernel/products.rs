@@ -53,9 +53,6 @@ pub(crate) trait Products {
         ahead: &mut Ahead,
     );
 
-    /// Makes words of keys of a panel's scores, in place.
-    unsafe fn fold_keys(scores: *mut f32, sights: &Sights);
-
     /// Scores by words of rows, for [`add_rows`](Self::add_rows): made in `to`, or as they are.
     unsafe fn fold_rows(scores: *const f32, sights: &Sights, to: *mut f32) -> *const f32;
 
@@ -185,12 +182,6 @@ impl<R: Registers> Products for R {
             }
             chunk += share;
         }
-    }
-
-    #[inline(always)]
-    unsafe fn fold_keys(scores: *mut f32, sights: &Sights) {
-        // SAFETY: the caller vouches for the scores.
-        unsafe { fold::keys::<Self>(scores, sights) }
     }
 
     #[inline(always)]

@@ -2,6 +2,7 @@
 
 use super::Call;
 use crate::kernel::ahead::Ahead;
+use crate::kernel::fold;
 use crate::kernel::gemm::Before;
 use crate::kernel::gradient;
 use crate::kernel::products::{Products, Rows};
@@ -44,7 +45,7 @@ impl<E: Element> Call<'_, E> {
             P::add_rows(by_rows, arrays.dout_by_rows, chunks, &sights, arrays.dv.add(done * width), ahead);
             let by_rows = P::fold_rows(ds, &sights, arrays.by_rows);
             P::add_rows(by_rows, arrays.q_by_rows, chunks, &sights, arrays.dk.add(done * width), ahead);
-            P::fold_keys(ds, &sights);
+            fold::keys::<P>(ds, &sights);
             let k = arrays.k_by_keys.add(done / KEYS * self.geometry.tile_by_keys());
             let before = Before { sums: dq, width, factors: None };
             if !self.sees_whole_rows(keys) {

@@ -20,7 +20,7 @@ use super::gemm::Before;
 use super::products::{Products, Rows};
 use super::sights::{Group, Sights};
 use super::sink::Sink;
-use super::{Arithmetic, Bf16Pairs, CHUNK, KEYS, ROWS, SCORES, fold, slice};
+use super::{Arithmetic, Bf16Pairs, CHUNK, KEYS, ROWS, SCORES, slice};
 use crate::simd::{Avx512, Simd};
 use core::marker::PhantomData;
 use core::ops::Range;
@@ -88,12 +88,6 @@ impl<U: TileUnit> Products for Tiles<U> {
                 }
             }
         }
-    }
-
-    #[inline(always)]
-    unsafe fn fold_keys(scores: *mut f32, sights: &Sights) {
-        // SAFETY: the caller vouches for the scores.
-        unsafe { fold::keys::<Self>(scores, sights) }
     }
 
     /// `[32 rows][KEYS][16]`: words of rows along a key.
