@@ -26,6 +26,13 @@ __device__ inline void load_eight(f32 (&x)[8], const ELEMENT* row, i32 column, i
         x[i] = column + i < head_dim ? ELEMENT::widen(row[column + i]) : 0.f;
 }
 
+// The sum over the lanes that share a row.
+__device__ inline f32 over_lanes(f32 sum) {
+#pragma unroll
+    for (int step = LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffff, sum, step);
+    return sum;
+}
+
 // This lane's share of sum(out * dout), then the sum over the lanes.
 __device__ inline f32 dot(const ELEMENT* a, const ELEMENT* b, i32 lane, const Attention& args) {
     f32 sum = 0.f;
@@ -36,9 +43,7 @@ __device__ inline f32 dot(const ELEMENT* a, const ELEMENT* b, i32 lane, const At
 #pragma unroll
         for (int i = 0; i < 8; ++i) sum = fmaf(x[i], y[i], sum);
     }
-#pragma unroll
-    for (int step = LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffff, sum, step);
-    return sum;
+    return over_lanes(sum);
 }
 
 // A row's stats: log2(e) lse, and the sum times the scale.
