@@ -1,7 +1,7 @@
 // The warpgroups of backward_wgmma that own keys: s, p, dp, ds of 64 keys by a tile of queries, the sums dk
 // and dv, and half of the columns of the tile's dq.
 #pragma once
-#include "products.cuh"
+#include "gradient.cuh"
 #include "unit.cuh"
 
 static_assert(Shape::OWN_KEYS);
@@ -41,7 +41,7 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
     // The last to be added needs the others' sum, the others the room that the tile before leaves.
     const auto put_dq = [&](i32 k) {
         if (!older.exists()) return;
-        release(stage.of(shared.ds_free), lane);
+        release(stage.of(shared.ds_free));
         dq_stage.before().wait_filled(shared.dq_free);
         if (!(older.mark & MARK_LAST)) {
             stage_dq(dq, dq_part);
@@ -55,8 +55,8 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
     const auto publish_dq = [&](i32 k) {
         if (!older.exists()) return;
         fence_proxy_async();
-        release(dq_stage.of(shared.dq_here), lane);
-        release(shared.k_free + k * 8, lane, older.mark & MARK_ENDS);
+        release(dq_stage.of(shared.dq_here));
+        release(shared.k_free + k * 8, older.mark & MARK_ENDS);
         older.mark = 0;
         dq_stage.advance();
     };
@@ -83,10 +83,19 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
         const Piece piece = piece_of(keys.stage);
         const u32 k_tile = keys.of(shared.k, Shape::KEY_TILE);
         const i32 begin = uniform(piece.begin()), end = uniform(piece.end());
-        await_walk(piece, args, lane);
         Sum dk, dv;
-        load_gradient(dv, args.dv, piece, key0, args.head_dim, lane);
-        load_gradient(dk, args.dk, piece, key0, args.head_dim, lane);
+        if constexpr (Shape::DKV_STAGED) {
+            wait(shared.dkv_here, v_parity);
+            take_gradient(dk, shared.dkv, piece, key0, args.head_dim, lane);
+            take_gradient(dv, shared.dkv + Shape::DKV_ROOM / 2, piece, key0, args.head_dim, lane);
+            release(shared.dkv_free);
+        } else {
+            await_walk(piece, args, lane);
+            load_gradient(dv, args.dv, piece, key0, args.head_dim, lane);
+            load_gradient(dk, args.dk, piece, key0, args.head_dim, lane);
+        }
+        as_products(dv, lane);
+        as_products(dk, lane);
         take_unit(group);
         for (i32 t = end - 1; t >= begin; --t) {
             const u32 q_tile = stage.of(shared.q, Shape::QUERY_TILE);
@@ -102,7 +111,7 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
             const u32 mark = ld_shared_i32(stage.of(shared.marks));
 
             wgmma_wait_group<1>();  // s is here; dk of the tile before is made
-            release(stage.before().of(shared.q_free), lane, t + 1 < end);
+            release(stage.before().of(shared.q_free), t + 1 < end);
             const bool masked = mark & MARK_MASKED << group;
             if (masked) ::mask(s, piece, t, key0, lane, args);
             each_stat(stats, lane, [&](int i, f32 lse2) { s[i] = ex2(fmaf(s[i], to_log2, -lse2)); });
@@ -119,29 +128,29 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
             if (masked) clear_lone_keys(s, piece, t, lane, args);
 
             wgmma_wait_group<1>();  // dp is here
-            release(shared.v_free, lane, t == begin);
+            release(shared.v_free, t == begin);
             each_stat(stats + ROWS * 4, lane, [&](int i, f32 delta) {
                 dp[i] = s[i] * fmaf(dp[i], args.scale, -delta);  // ds
             });
             wgmma_wait_group<0>();  // dv is made
-            release(stage.of(shared.dout_free), lane);
+            release(stage.of(shared.dout_free));
             narrow_scores<ELEMENT>(ds16, dp);
             stage.wait_free(shared.ds_free);
             store_scores(stage.of(shared.ds, Shape::SCORE_TILE), ds16, key0, lane);
             take_unit(group);
             multiply_sums(dk, ds16, q_tile);
             fence_proxy_async();
-            release(stage.of(shared.ds_here), lane);
+            release(stage.of(shared.ds_here));
             older = newer;
             newer = {t, mark};
             stage.advance();
         }
         pass_unit(group);
         wgmma_wait_group<0>();
-        release(stage.before().of(shared.q_free), lane);
+        release(stage.before().of(shared.q_free));
         store_gradient(dv, args.dv, piece, key0, args.head_dim, lane);
         store_gradient(dk, args.dk, piece, key0, args.head_dim, lane);
-        release(keys.of(shared.stored), lane);
+        release(keys.of(shared.stored));
         // The next piece but one will want the k of the piece before this one; and where walks are cut, a block
         // that waits for another must not keep dq that the other may wait for.
         const bool single = begin + 1 == end;

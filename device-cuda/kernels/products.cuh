@@ -85,43 +85,6 @@ __device__ inline void store_scores(u32 tile, const Narrow& ds, i32 key0, Lane l
         stmatrix_x4((first ^ (k % 4 << 5)) + k / 4 * panel_bytes(KEYS), ds[k]);
 }
 
-// Applies `visit(store's two elements, whether they exist, two registers)` to this thread's part of dk
-// or dv.
-template <typename Visit>
-__device__ inline void each_gradient(Sum& sum, const View& store, const Piece& piece, i32 key0,
-                                     i32 head_dim, Lane lane, Visit visit) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const i32 key = key0 + lane.row() + half * 8;
-        const bool exists = key < piece.keys();
-        f32* row = at<f32>(store, piece.key_row() + key, piece.kv_head()) + lane.column();
-#pragma unroll
-        for (int part = 0; part < PARTS; ++part)
-#pragma unroll
-            for (int n = 0; n < PART / 8; ++n) {
-                const i32 column = part * PART + n * 8;
-                f32* x = &sum[part][n * 4 + half * 2];
-                visit(row + column, exists && column < head_dim, x[0], x[1]);
-            }
-    }
-}
-
-__device__ inline void load_gradient(Sum& sum, const View& store, const Piece& piece, i32 key0, i32 head_dim,
-                                     Lane lane) {
-    const auto take = [](f32* store, bool exists, f32& x, f32& y) {
-        ld_global_f32x2_or_zero(x, y, store, exists);
-    };
-    each_gradient(sum, store, piece, key0, head_dim, lane, take);
-}
-
-__device__ inline void store_gradient(Sum& sum, const View& store, const Piece& piece, i32 key0, i32 head_dim,
-                                      Lane lane) {
-    const auto put = [](f32* store, bool exists, f32 x, f32 y) {
-        if (exists) *reinterpret_cast<float2*>(store) = {canonical(x), canonical(y)};
-    };
-    each_gradient(sum, store, piece, key0, head_dim, lane, put);
-}
-
 // ---- dq, of which a warpgroup makes some columns at a time: two elements each in a thread
 
 // The columns from `column` on, on their way when this returns.

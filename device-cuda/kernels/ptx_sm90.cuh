@@ -12,6 +12,12 @@ __device__ inline void mbarrier_arrive(u32 barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// Lets the phase wait for `bytes` more, which the copy engine brings.
+__device__ inline void mbarrier_expect_tx(u32 barrier, u32 bytes) {
+    asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes)
+                 : "memory");
+}
+
 // Arrives, and lets the phase wait for `bytes` more.
 __device__ inline void mbarrier_arrive_expect_tx(u32 barrier, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
@@ -298,13 +304,13 @@ __device__ inline void ld_shared_f32x4(f32 (&r)[4], u32 address) {
                  : "memory");
 }
 
-// Two neighbouring elements, read past the L1 cache, or zeros. Without a branch, and not moved by the
+// Four neighbouring elements, read past the L1 cache, or zeros. Without a branch, and not moved by the
 // compiler: sums of the matrix unit that are loaded must be in their registers before it starts.
-__device__ inline void ld_global_f32x2_or_zero(f32& x, f32& y, const f32* address, bool exists) {
+__device__ inline void ld_global_f32x4_or_zero(f32 (&x)[4], const f32* address, bool exists) {
     asm volatile(
-        "{.reg .pred p; setp.ne.b32 p, %3, 0; mov.f32 %0, 0f00000000; mov.f32 %1, 0f00000000; "
-        "@p ld.global.cg.v2.f32 {%0,%1}, [%2];}"
-        : "=f"(x), "=f"(y)
+        "{.reg .pred p; setp.ne.b32 p, %5, 0; mov.f32 %0, 0f00000000; mov.f32 %1, 0f00000000; "
+        "mov.f32 %2, 0f00000000; mov.f32 %3, 0f00000000; @p ld.global.cg.v4.f32 {%0,%1,%2,%3}, [%4];}"
+        : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
         : "l"(address), "r"(static_cast<u32>(exists))
         : "memory");
 }

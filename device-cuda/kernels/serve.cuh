@@ -5,9 +5,9 @@
 
 struct Args {
     Attention attention;
-    TensorMap q, k, v, dout, stats;
+    TensorMap q, k, v, dout, stats, dk, dv;
 };
-static_assert(sizeof(Args) == 960, "src/args.rs has the same size");
+static_assert(sizeof(Args) == 1216, "src/args.rs has the same size");
 
 // Brings tiles; for the lanes of one warp.
 struct Loader {
@@ -36,6 +36,12 @@ struct Loader {
         return bits;
     }
 
+    // Every lane arrives at a barrier that also waits for what the copy engine brings.
+    __device__ void expect(u32 barrier, u32 bytes) const {
+        if (lane.leads()) mbarrier_expect_tx(barrier, bytes);
+        mbarrier_arrive(barrier);
+    }
+
     // q, dout and stats of a query tile.
     __device__ void bring_queries(const Piece& piece, i32 t) {
         const i32 group = args.attention.group;
@@ -52,17 +58,15 @@ struct Loader {
         const u32 dout_here = whole ? dout_stage.of(shared.dout_here) : shared.tail;
 
         stage.wait_free(shared.q_free);
+        if (lane.leads()) st_shared_i32(stage.of(shared.marks), static_cast<i32>(bits));
+        expect(q_here, box + Shape::STATS + (whole ? 0 : box));
         if (lane.leads()) {
-            st_shared_i32(stage.of(shared.marks), static_cast<i32>(bits));
-            mbarrier_arrive_expect_tx(q_here, box + Shape::STATS + (whole ? 0 : box));
             load_panels<ROWS, D>(q, args.q, head, rows.row, q_here);
             cp_async_bulk_tensor_2d(stage.of(shared.stats, Shape::STATS), &args.stats, 0, number, q_here);
         }
         dout_stage.wait_free(shared.dout_free);
-        if (lane.leads()) {
-            if (whole) mbarrier_arrive_expect_tx(dout_here, box);
-            load_panels<ROWS, D>(dout, args.dout, head, rows.row, dout_here);
-        }
+        if (whole) expect(dout_here, box);
+        if (lane.leads()) load_panels<ROWS, D>(dout, args.dout, head, rows.row, dout_here);
         if (!whole) {
             wait_tail();
             zero_rows<ROWS, D>(q, 0, rows.begin * group);
@@ -70,8 +74,8 @@ struct Loader {
             zero_rows<ROWS, D>(dout, 0, rows.begin * group);
             zero_rows<ROWS, D>(dout, rows.end * group, tokens * group);
             fence_proxy_async();
-            release(stage.of(shared.q_here), lane);
-            release(dout_stage.of(shared.dout_here), lane);
+            release(stage.of(shared.q_here));
+            release(dout_stage.of(shared.dout_here));
         }
         stage.advance();
     }
@@ -80,15 +84,13 @@ struct Loader {
     __device__ void bring_tile(const TensorMap& map, const Piece& piece, u32 tile, u32 here) {
         const i32 valid = piece.keys();
         const u32 barrier = valid >= KEYS ? here : shared.tail;
-        if (lane.leads()) {
-            mbarrier_arrive_expect_tx(barrier, Shape::KEY_TILE);
-            load_panels<KEYS, D>(tile, map, piece.kv_head(), piece.key_row(), barrier);
-        }
+        expect(barrier, Shape::KEY_TILE);
+        if (lane.leads()) load_panels<KEYS, D>(tile, map, piece.kv_head(), piece.key_row(), barrier);
         if (valid >= KEYS) return;
         wait_tail();
         zero_rows<KEYS, D>(tile, valid, KEYS);
         fence_proxy_async();
-        release(here, lane);
+        release(here);
     }
 
     // The next piece, with its k where that has room beside this one's, or the news that there is none.
@@ -114,7 +116,7 @@ struct Loader {
                           exists ? static_cast<i32>(ticket % attention.kv_heads) : -1);
         __syncwarp();  // this warp reads the piece without waiting for k
         if (!exists) {
-            release(here, lane);
+            release(here);
         } else if (Shape::KEY_STAGES > 1) {
             bring_tile(args.k, piece, tile, here);
         }
@@ -126,6 +128,19 @@ struct Loader {
         await_walk(piece, args.attention, lane);
         wait(shared.k_read, v_parity);
         bring_tile(args.k, piece, shared.k, here);
+    }
+
+    // A piece's dk and dv from the store, where they are staged: as early as its first queries. Rows behind the
+    // document's come too, whatever they hold just now.
+    __device__ void bring_gradients(const Piece& piece) {
+        await_walk(piece, args.attention, lane);
+        fence_proxy_async_all();  // who wrote them there was not the copy engine
+        wait(shared.dkv_free, v_parity ^ 1);
+        expect(shared.dkv_here, Shape::DKV_ROOM);
+        if (!lane.leads()) return;
+        const i32 head = piece.kv_head(), row = piece.key_row();
+        cp_async_bulk_tensor_3d(shared.dkv, &args.dk, 0, head, row, shared.dkv_here);
+        cp_async_bulk_tensor_3d(shared.dkv + Shape::DKV_ROOM / 2, &args.dv, 0, head, row, shared.dkv_here);
     }
 
     __device__ void bring_values(const Piece& piece) {
@@ -148,6 +163,7 @@ __device__ inline void bring_tiles(const Shared& shared, const Args& args) {
         // Late: who takes a ticket should begin its piece soon, since others wait for its turns. But not
         // before the second tile, with which the k of the piece before becomes free.
         const i32 take_piece_at = Shape::KEY_STAGES > 1 ? max(min(begin + 2, end - 2), begin) : begin;
+        if constexpr (Shape::DKV_STAGED) loader.bring_gradients(piece);
         for (i32 t = end - 1; t >= begin; --t) {
             loader.bring_queries(piece, t);
             if (t == end - 1) {
@@ -156,7 +172,7 @@ __device__ inline void bring_tiles(const Shared& shared, const Args& args) {
             }
             if (t == take_piece_at) loader.take_piece();
         }
-        release(keys.of(shared.k_free), loader.lane);
+        release(keys.of(shared.k_free));
     }
 }
 

@@ -45,19 +45,23 @@ struct BackwardWarpgroups {
     static constexpr int SCORE_TILE = tile_bytes(KEYS, ROWS);
     static constexpr int P_TILE = OWN_KEYS ? 0 : 2 * SCORE_TILE;
     static constexpr int STATS = ROWS * 8;
+    // dk and dv as the store has them, in f32, where there is room.
+    static constexpr bool DKV_STAGED = DIM <= 64;
+    static constexpr int DKV_ROOM = DKV_STAGED ? 2 * KEYS * DIM * 4 : 0;
     // Columns of dk and dv that one instruction computes.
     static constexpr int PART = OWN_KEYS ? DIM : DIM == 256 ? 128 : 64;
     static constexpr int TILES = (KEY_STAGES + 1) * KEY_TILE + (STAGES + DOUT_STAGES) * QUERY_TILE +
-                                 STAGES * (SCORE_TILE + STATS) + DQ_ROOM + P_TILE;
+                                 STAGES * (SCORE_TILE + STATS) + DQ_ROOM + P_TILE + DKV_ROOM;
     // With the marks of query tiles.
     static constexpr int BARRIERS =
-        (OWN_KEYS ? 3 : 5) + 8 * STAGES + 2 * DOUT_STAGES + 3 * ADDERS * DQ_ROUNDS;
+        (OWN_KEYS ? 3 : 5) + 8 * STAGES + 2 * DOUT_STAGES + 3 * ADDERS * DQ_ROUNDS + (DKV_STAGED ? 2 : 0);
     static constexpr int SHARED = TILES + 8 * BARRIERS + STAGES * 84;
-    static constexpr int REGISTERS = 240, SERVER_REGISTERS = 24;
+    // Of a thread of those who compute, of a thread that serves them: together what three times 168 are.
+    static constexpr int REGISTERS = DKV_STAGED ? 216 : 240, SERVER_REGISTERS = DKV_STAGED ? 72 : 24;
 };
 
 static_assert(ForwardWarpgroups<64>::SHARED == 98408 && ForwardWarpgroups<96>::SHARED == 196712);
 static_assert(ForwardWarpgroups<128>::SHARED == 196712 && ForwardWarpgroups<192>::SHARED == 196696);
-static_assert(ForwardWarpgroups<256>::SHARED == 196696 && BackwardWarpgroups<64>::SHARED == 132520);
+static_assert(ForwardWarpgroups<256>::SHARED == 196696 && BackwardWarpgroups<64>::SHARED == 198072);
 static_assert(BackwardWarpgroups<96>::SHARED == 230824 && BackwardWarpgroups<128>::SHARED == 230824);
 static_assert(BackwardWarpgroups<192>::SHARED == 214528 && BackwardWarpgroups<256>::SHARED == 230896);

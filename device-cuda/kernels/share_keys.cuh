@@ -2,7 +2,7 @@
 // or dv. One makes s, p and the sum dv, the other dp, ds and the sum dk; p goes from one to the other through
 // shared memory, as f32 and thread by thread. Each makes half of the columns of a tile's dq.
 #pragma once
-#include "products.cuh"
+#include "gradient.cuh"
 
 static_assert(!Shape::OWN_KEYS && KEYS == 64 && D > 128);
 
@@ -55,7 +55,7 @@ struct DqMaker {
     // Best some time after it was put, when the stores are through.
     __device__ void publish() {
         fence_proxy_async();
-        release(room.of(shared.dq_here), lane);
+        release(room.of(shared.dq_here));
         room.advance();
     }
 
@@ -70,8 +70,8 @@ struct DqMaker {
         multiply<1>(second, stage);
         publish();
         wgmma_wait_group<0>();
-        release(stage.of(shared.ds_free), lane);
-        release(shared.k_read, lane);
+        release(stage.of(shared.ds_free));
+        release(shared.k_read);
         put<1>(second, piece, t, mark);
         publish();
     }
@@ -98,6 +98,7 @@ __device__ inline void walk(Role& role, const Shared& shared, const Attention& a
         u32 mark_before = 0;
         Sum sum;
         load_gradient(sum, role.store(), piece, 0, args.head_dim, lane);
+        as_products(sum, lane);
         for (i32 t = end - 1; t >= begin; --t) {
             // Else what is made as dq is not used: without a branch the compiler follows the products.
             const bool follows = t + 1 < end;
@@ -124,7 +125,7 @@ __device__ inline void walk(Role& role, const Shared& shared, const Attention& a
             wgmma_wait_group<1>();  // dv or dk is made
             role.release_sum(stage);
             wgmma_wait_group<0>();  // the second half is made
-            release(before.of(shared.ds_free), lane, follows);
+            release(before.of(shared.ds_free), follows);
             if (follows) {
                 dq.put<1>(second, piece, t + 1, mark_before);
                 dq.publish();
@@ -134,8 +135,8 @@ __device__ inline void walk(Role& role, const Shared& shared, const Attention& a
         }
         dq.finish(piece, begin, mark_before, stage.before());
         store_gradient(sum, role.store(), piece, 0, args.head_dim, lane);
-        release(keys.of(shared.stored), lane);
-        release(keys.of(shared.k_free), lane);
+        release(keys.of(shared.stored));
+        release(keys.of(shared.k_free));
         keys.advance();
     }
 }
@@ -158,13 +159,13 @@ struct Values {
         if (mark & MARK_MASKED * 3) mask(s, piece, t, 0, lane, args);
         each_stat(stage.of(shared.stats, Shape::STATS), lane,
                   [&](int i, f32 lse2) { s[i] = ex2(fmaf(s[i], to_log2, -lse2)); });
-        release(stage.of(shared.q_free), lane);
+        release(stage.of(shared.q_free));
         // The p before was read: the ds made of it is here, since a product reads it.
         const u32 to = p_part(shared, lane);
 #pragma unroll
         for (int n = 0; n < ROWS / 8; ++n)
             st_shared_f32x4(to + n * 2048, s[n * 4], s[n * 4 + 1], s[n * 4 + 2], s[n * 4 + 3]);
-        release(shared.p_here, lane);
+        release(shared.p_here);
         narrow_scores<ELEMENT>(p16, s);
     }
 
@@ -177,7 +178,7 @@ struct Values {
     __device__ void publish_scores(const Stage<STAGES>&) const {}
 
     __device__ void release_sum(const Stage<STAGES>& stage) const {
-        release(among<DOUT_STAGES>(stage).of(shared.dout_free), lane);
+        release(among<DOUT_STAGES>(stage).of(shared.dout_free));
     }
 };
 
@@ -202,8 +203,8 @@ struct Keys {
 
     __device__ void finish_scores(Narrow& ds16, S& dp, const Piece& piece, i32 t, u32 mark,
                                   const Stage<STAGES>& stage) const {
-        release(among<DOUT_STAGES>(stage).of(shared.dout_free), lane);
-        release(shared.v_free, lane, mark & MARK_ENDS);
+        release(among<DOUT_STAGES>(stage).of(shared.dout_free));
+        release(shared.v_free, mark & MARK_ENDS);
         among<1>(stage).wait_filled(shared.p_here);
         const u32 from = p_part(shared, lane);
         f32 p[2][4];
@@ -224,11 +225,11 @@ struct Keys {
 
     __device__ void publish_scores(const Stage<STAGES>& stage) const {
         fence_proxy_async();
-        release(stage.of(shared.ds_here), lane);
+        release(stage.of(shared.ds_here));
     }
 
     __device__ void release_sum(const Stage<STAGES>& stage) const {
-        release(stage.of(shared.q_free), lane);
+        release(stage.of(shared.q_free));
     }
 };
 

@@ -8,7 +8,7 @@ constexpr int DQ_ROUNDS = Shape::DQ_ROUNDS, DQ_STAGES = ADDERS * DQ_ROUNDS;
 
 // Addresses. `x_here` are barriers at which who fills x arrives, `x_free` those at which who has read it does.
 struct Shared {
-    u32 k, v, q, dout, ds, dq, p, stats;
+    u32 k, v, q, dout, ds, dq, p, dkv, stats;
     // STAGES each, DOUT_STAGES those of dout. `k_free` is of the piece, and of its k where that has STAGES.
     u32 k_here, k_free, q_here, q_free, dout_here, dout_free, ds_here, ds_free;
     u32 stored;  // dk and dv of a piece, in global memory
@@ -17,7 +17,8 @@ struct Shared {
     u32 v_here, v_free, tail;
     u32 mail;   // the pieces whose k is here
     u32 marks;  // of the query tiles that are here
-    u32 p_here, k_read;  // where the warpgroups share keys; nothing is behind them
+    u32 p_here, k_read;        // where the warpgroups share keys; nothing is behind them
+    u32 dkv_here, dkv_free;    // where dk and dv are staged; likewise
 
     __device__ explicit Shared(u32 base) {
         k = base;
@@ -27,7 +28,8 @@ struct Shared {
         ds = dout + DOUT_STAGES * Shape::QUERY_TILE;
         dq = ds + STAGES * Shape::SCORE_TILE;
         p = dq + Shape::DQ_ROOM;
-        stats = p + Shape::P_TILE;
+        dkv = p + Shape::P_TILE;
+        stats = dkv + Shape::DKV_ROOM;
         u32 next = stats + STAGES * Shape::STATS;
         const auto take = [&](u32 bytes) { return (next += bytes) - bytes; };
         k_here = take(STAGES * 8), k_free = take(STAGES * 8);
@@ -38,34 +40,42 @@ struct Shared {
         v_here = take(8), v_free = take(8), tail = take(8);
         mail = take(STAGES * Piece::BYTES);
         marks = take(STAGES * 8);
-        p_here = next, k_read = next + 8;
+        p_here = dkv_here = next, k_read = dkv_free = next + 8;
     }
 
+    // Every lane arrives for itself. One for its warp would do, but compute-sanitizer's racecheck could not
+    // follow that, and it would not be faster.
     __device__ void init() const {
+        constexpr int LOADER = 32, COMPUTING = WARPS * 32, ONE_GROUP = 128;
+        constexpr int OF_DS = Shape::OWN_KEYS ? COMPUTING : ONE_GROUP;  // those who make it, and need v for that
         for (i32 i = 0; i < STAGES; ++i) {
-            mbarrier_init(k_here + i * 8, 1);
-            mbarrier_init(k_free + i * 8, WARPS + 1 + ADDERS);
-            mbarrier_init(q_here + i * 8, 1);
-            mbarrier_init(q_free + i * 8, WARPS);
-            mbarrier_init(ds_here + i * 8, Shape::OWN_KEYS ? WARPS : 4);
-            mbarrier_init(ds_free + i * 8, WARPS);
-            mbarrier_init(stored + i * 8, WARPS);
+            mbarrier_init(k_here + i * 8, LOADER);
+            mbarrier_init(k_free + i * 8, COMPUTING + LOADER + ADDERS);
+            mbarrier_init(q_here + i * 8, LOADER);
+            mbarrier_init(q_free + i * 8, COMPUTING);
+            mbarrier_init(ds_here + i * 8, OF_DS);
+            mbarrier_init(ds_free + i * 8, COMPUTING);
+            mbarrier_init(stored + i * 8, COMPUTING);
         }
         for (i32 i = 0; i < DOUT_STAGES; ++i) {
-            mbarrier_init(dout_here + i * 8, 1);
-            mbarrier_init(dout_free + i * 8, WARPS);
+            mbarrier_init(dout_here + i * 8, LOADER);
+            mbarrier_init(dout_free + i * 8, COMPUTING);
         }
         for (i32 i = 0; i < DQ_STAGES; ++i) {
             mbarrier_init(sum_here + i * 8, 1);
-            mbarrier_init(dq_here + i * 8, WARPS);
+            mbarrier_init(dq_here + i * 8, COMPUTING);
             mbarrier_init(dq_free + i * 8, 1);
         }
-        mbarrier_init(v_here, 1);
-        mbarrier_init(v_free, Shape::OWN_KEYS ? WARPS : 4);
-        mbarrier_init(tail, 1);
+        mbarrier_init(v_here, LOADER);
+        mbarrier_init(v_free, OF_DS);
+        mbarrier_init(tail, LOADER);
         if constexpr (!Shape::OWN_KEYS) {
-            mbarrier_init(p_here, 4);
-            mbarrier_init(k_read, WARPS);
+            mbarrier_init(p_here, ONE_GROUP);
+            mbarrier_init(k_read, COMPUTING);
+        }
+        if constexpr (Shape::DKV_STAGED) {
+            mbarrier_init(dkv_here, LOADER);
+            mbarrier_init(dkv_free, COMPUTING);
         }
         fence_mbarrier_init();
     }
@@ -123,10 +133,9 @@ struct Lane {
     __device__ bool leads() const { return thread % 32 == 0; }
 };
 
-// One arrival for this warp, after what all of its threads did.
-__device__ inline void release(u32 barrier, Lane lane, bool wanted = true) {
-    __syncwarp();
-    if (lane.leads() && wanted) mbarrier_arrive(barrier);
+// After what this thread did; by all of a warp.
+__device__ inline void release(u32 barrier, bool wanted = true) {
+    if (wanted) mbarrier_arrive(barrier);
 }
 
 // Until dk and dv are in the store as the walk's part before left them.

@@ -128,5 +128,7 @@ pub(crate) struct BackwardWgmma {
     pub(crate) v: TensorMap,
     pub(crate) dout: TensorMap,
     pub(crate) stats: TensorMap,
+    pub(crate) dk: TensorMap,
+    pub(crate) dv: TensorMap,
 }
-const _: () = assert!(size_of::<BackwardWgmma>() == 960);
+const _: () = assert!(size_of::<BackwardWgmma>() == 1216);

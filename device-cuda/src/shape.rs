@@ -151,12 +151,20 @@ impl WgmmaBackward {
         let (score_tile, stats) = (rows * keys * 2, rows * 8);
         let (dq_room, dq_rounds) = if own_keys { (2 * query_tile, 1) } else { (rows * 128 * 4, 2) };
         let p_tile = if own_keys { 0 } else { 2 * score_tile };
+        let dkv_staged = head_dim <= 64;
+        let dkv_room = if dkv_staged { 2 * keys * head_dim * 4 } else { 0 };
         let tiles = (key_stages + 1) * key_tile
             + (stages + dout_stages) * query_tile
             + stages * (score_tile + stats)
             + dq_room
-            + p_tile;
-        let barriers = if own_keys { 3 } else { 5 } + 8 * stages + 2 * dout_stages + 3 * adders * dq_rounds;
+            + p_tile
+            + dkv_room;
+        let dkv_barriers = if dkv_staged { 2 } else { 0 };
+        let barriers = if own_keys { 3 } else { 5 }
+            + 8 * stages
+            + 2 * dout_stages
+            + 3 * adders * dq_rounds
+            + dkv_barriers;
         Self { head_dim, rows, keys, shared: tiles + barriers * 8 + pieces }
     }
 
@@ -197,7 +205,7 @@ const _: () = {
     }
     assert!(forward(64, 98_408) && forward(96, 196_712) && forward(128, 196_712));
     assert!(forward(192, 196_696) && forward(256, 196_696));
-    assert!(backward(64, 132_520) && backward(96, 230_824) && backward(128, 230_824));
+    assert!(backward(64, 198_072) && backward(96, 230_824) && backward(128, 230_824));
     assert!(backward(192, 214_528) && backward(256, 230_896));
 };
 

@@ -8,7 +8,8 @@ use crate::driver::Driver;
 use core::ffi::c_void;
 use microseq_core::DType;
 
-/// Rows are 64 elements of 16 bits, whose 16-byte chunks the engine exchanges (`kernels/panel.cuh`).
+/// Boxes are so many elements wide. Of 16 bits, they are rows whose 16-byte chunks the engine exchanges
+/// (`kernels/panel.cuh`).
 const PANEL: u32 = 64;
 const SWIZZLE_NONE: u32 = 0;
 const SWIZZLE_128_BYTES: u32 = 3;
@@ -44,6 +45,11 @@ impl Extent {
         self.rows > 0 && self.strides(view).iter().all(|stride| STRIDES.contains(stride))
     }
 
+    /// Of the gradients, which are f32.
+    pub(crate) fn gradient(&self) -> Self {
+        Self { dtype: DType::F32, ..*self }
+    }
+
     /// The map of a view that `fits`: the engine copies boxes of 64 elements of `heads` heads of `rows`
     /// rows.
     pub(crate) fn map(
@@ -54,15 +60,15 @@ impl Extent {
         rows: usize,
     ) -> Result<TensorMap, CudaError> {
         // CU_TENSOR_MAP_DATA_TYPE_*
-        let data_type = match self.dtype {
-            DType::F16 => 6,
-            DType::F32 => F32,
-            DType::Bf16 => 9,
+        let (data_type, swizzle) = match self.dtype {
+            DType::F16 => (6, SWIZZLE_128_BYTES),
+            DType::F32 => (F32, SWIZZLE_NONE),
+            DType::Bf16 => (9, SWIZZLE_128_BYTES),
         };
         let sizes = [self.head_dim, self.heads, self.rows].map(|size| size as u64);
         let strides = self.strides(view).map(|stride| stride as u64);
         let boxes = [PANEL, heads as u32, rows as u32];
-        encode(driver, data_type, view.data, &sizes, &strides, &boxes, SWIZZLE_128_BYTES)
+        encode(driver, data_type, view.data, &sizes, &strides, &boxes, swizzle)
     }
 }
 

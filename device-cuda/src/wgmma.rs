@@ -127,7 +127,13 @@ impl Backward {
     /// Whether the copy engine can bring these operands, whose heads begin at multiples of 16 bytes.
     pub(crate) fn takes(&self, args: &Attention) -> bool {
         let Operands { q, kv, .. } = &self.operands;
-        q.fits(&args.q) && q.fits(&args.dout) && kv.fits(&args.k) && kv.fits(&args.v)
+        let gradient = kv.gradient();
+        q.fits(&args.q)
+            && q.fits(&args.dout)
+            && kv.fits(&args.k)
+            && kv.fits(&args.v)
+            && gradient.fits(&args.dk)
+            && gradient.fits(&args.dv)
     }
 
     /// `begin` is where the parts of the scratch count from.
@@ -154,12 +160,15 @@ impl Backward {
             return Ok(());
         }
         let (tokens, keys) = (self.shape.rows / group, self.shape.keys);
+        let gradient = kv.gradient();
         let args = BackwardWgmma {
             q: q.map(driver, &args.q, *group, tokens)?,
             k: kv.map(driver, &args.k, 1, keys)?,
             v: kv.map(driver, &args.v, 1, keys)?,
             dout: q.map(driver, &args.dout, *group, tokens)?,
             stats: dense(driver, args.stats, self.shape.stats_len(), self.numbers())?,
+            dk: gradient.map(driver, &args.dk, 1, keys)?,
+            dv: gradient.map(driver, &args.dv, 1, keys)?,
             attention: Attention { tiles: lists, tile_count: self.keys as i32, ..args },
         };
         let blocks = self.operands.blocks_for(self.keys);

@@ -43,9 +43,11 @@ class Shape(driver.Shape):
         query_tile, key_tile = panels(d) * self.b_rows * 128, panels(d) * self.b_keys * 128
         scores = self.b_keys * self.b_rows
         dq_room, p_tile = (2 * query_tile, 0) if own_keys else (self.b_rows * 128 * 4, 4 * scores)
-        barriers = (3 if own_keys else 5) + 8 * 2 + 2 * dout_stages + 3 * 3 * rounds
+        dkv_staged = d <= 64
+        dkv_room = 2 * self.b_keys * d * 4 if dkv_staged else 0
+        barriers = (3 if own_keys else 5) + 8 * 2 + 2 * dout_stages + 3 * 3 * rounds + (2 if dkv_staged else 0)
         self.backward_shared_sm90 = ((k_stages + 1) * key_tile + (2 + dout_stages) * query_tile
-                                      + 2 * (2 * scores + 8 * self.b_rows) + dq_room + p_tile
+                                      + 2 * (2 * scores + 8 * self.b_rows) + dq_room + p_tile + dkv_room
                                       + 8 * barriers + 2 * 84)
 
 
@@ -209,7 +211,8 @@ class Call(driver.Call):
                self.block(s.stats90, s.stats_count90, scratch, **gradients))
         args = (self.block(s.keys90, s.key_count90, scratch, **gradients).ljust(320, b"\0")
                 + self.maps(shape.b_rows, shape.b_keys, dout)
-                + tensor_map(scratch.stats90, (2 * shape.b_rows, 1), False))
+                + tensor_map(scratch.stats90, (2 * shape.b_rows, 1), False)
+                + b"".join(tensor_map(t, (min(shape.dim, 64), 1, shape.b_keys), False) for t in (dk, dv)))
         blocks = min(SMS, s.key_count90 * kv_heads)
         launch(f"backward_wgmma_{shape.name}_{shape.dim}", "backward", blocks, 384, args,
                shape.backward_shared_sm90)

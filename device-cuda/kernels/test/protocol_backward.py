@@ -14,9 +14,9 @@ STAGES, ADDERS, GROUPS = 2, 3, 2
 
 
 class Block:
-    """One block's shared memory and its roles. `turns` and `tickets` are global."""
+    """One block's shared memory and its roles. `turns` and `tickets` are global. dk and dv are staged or not."""
 
-    def __init__(self, pieces, tickets, turns, rng):
+    def __init__(self, pieces, tickets, turns, rng, staged):
         self.pieces, self.tickets, self.turns, self.rng = pieces, tickets, turns, rng
         some = lambda count, arrivals: [Barrier(arrivals) for _ in range(count)]
         self.k_here, self.k_free = some(STAGES, 1), some(STAGES, GROUPS + 1 + ADDERS)
@@ -26,6 +26,7 @@ class Block:
         self.sum_here, self.dq_here, self.dq_free = some(ADDERS, 1), some(ADDERS, GROUPS), some(ADDERS, 1)
         self.stored = some(STAGES, GROUPS)
         self.v_here, self.v_free = Barrier(1), Barrier(GROUPS)
+        self.staged, self.dkv_here, self.dkv_free, self.dkv = staged, Barrier(1), Barrier(GROUPS), None
         self.mail, self.k, self.v = [None] * STAGES, [None] * STAGES, None
         self.unit, self.dq = Unit(), [None] * GROUPS
         self.q, self.dout = [None] * STAGES, [None] * STAGES
@@ -48,6 +49,12 @@ class Block:
             piece = self.mail[walk.stage]
             last = len(piece.tiles) - 1
             bring_keys_at = min(max(last - 2, 1), last)
+            if self.staged:
+                while self.turns.get(piece.walk, 0) != piece.before:
+                    yield
+                yield from self.dkv_free.wait(v_parity ^ 1)
+                self.dkv = piece
+                self.dkv_here.arrive()
             for i, tile in enumerate(piece.tiles):
                 yield from stage.free(self.q_free)
                 self.q[stage.stage] = tile
@@ -159,8 +166,13 @@ class Block:
             piece = self.mail[keys.stage]
             if not piece:
                 break
-            while self.turns.get(piece.walk, 0) != piece.before:
+            if self.staged:
+                yield from self.dkv_here.wait(v_parity)
+                assert self.dkv is piece, "dk and dv overwritten"
+                self.dkv_free.arrive()
+            while not self.staged and self.turns.get(piece.walk, 0) != piece.before:
                 yield
+            assert self.turns.get(piece.walk, 0) == piece.before, "dk and dv read too early"
             yield from self.unit.take(group)
             for i in range(len(piece.tiles)):
                 older_k = keys.stage ^ (i < 2)
@@ -203,4 +215,4 @@ class Block:
         yield from finish_dq(keys.stage ^ 1, keys.stage ^ 1)
 
 
-try_cases("backward", lambda seed: run_blocks(seed, Block))
+try_cases("backward", lambda seed: run_blocks(seed, lambda *block: Block(*block, staged=seed % 2)))
