@@ -12,10 +12,11 @@
 # choice of kernels, conformance to pack_text run with each, the others with MICROSEQ_CUDA_KERNELS as it is.
 # rivals leaves its measurements in FOLDER/rivals.json or at RIVALS_JSON.
 #
-# racecheck runs every golden case and every rule of the conformance suite, each a process. Some take
-# many minutes: each gets RACECHECK_EACH seconds (600), all of them together RACECHECK_ALL (3600).
-# RACECHECK_ONLY, a regular expression, chooses among lines like "conformance flush_rounds". What did
-# not run or did not end is listed and makes the script fail.
+# racecheck runs every golden case and every rule of the conformance suite, each a process, the longest rules
+# one for each type. Some take many minutes: each gets RACECHECK_EACH seconds (600), all of them together
+# RACECHECK_ALL (3600). RACECHECK_ONLY, a regular expression, chooses among lines like "conformance
+# flush_rounds" and "conformance steps_do_not_change_bits bf16". What did not run or did not end is listed and
+# makes the script fail.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -123,19 +124,21 @@ sanitize() {
     return $bad
 }
 
-# racecheck of one test of a program: "clean", or what happened instead.
+# racecheck of one test of a program, of one type where it is named: "clean", or what happened instead.
 racecheck_one() {
     local program=$1 test=$2 begin=$SECONDS code=0
+    if [ $# -gt 2 ]; then export MICROSEQ_TEST_TYPE=$3; fi
+    local log=$work/$program.$test.${3:-all}
     (cd device-cuda && timeout --kill-after=5 "${RACECHECK_EACH:-600}" compute-sanitizer --tool racecheck \
-        --error-exitcode 99 "$OLDPWD/$programs/$program" --exact "$test") >"$work/$program.$test" 2>&1 || code=$?
+        --error-exitcode 99 "$OLDPWD/$programs/$program" --exact "$test") >"$log" 2>&1 || code=$?
     local summary verdict
-    summary=$(grep 'RACECHECK SUMMARY' "$work/$program.$test" || true)
+    summary=$(grep 'RACECHECK SUMMARY' "$log" || true)
     case $code in
         0) verdict=clean; [[ $summary == *' 0 hazards'* ]] || verdict="NO SUMMARY" ;;
         124 | 137) verdict="DID NOT END" ;;
-        *) verdict="FAILED ($code)"; tail -n 20 "$work/$program.$test" ;;
+        *) verdict="FAILED ($code)"; tail -n 20 "$log" ;;
     esac
-    echo "racecheck $program $test: $verdict in $((SECONDS - begin)) s; ${summary:-no summary}"
+    echo "racecheck $*: $verdict in $((SECONDS - begin)) s; ${summary:-no summary}"
 }
 
 racecheck() {
@@ -143,21 +146,26 @@ racecheck() {
         echo "racecheck NOT RUN: no compute-sanitizer" >&2
         return 1
     fi
-    local program test
+    local program test line long
+    long='sequences_match_the_oracle|packing_does_not_change_bits|steps_do_not_change_bits|ranks_do_not_change_bits|steps_do_not_change_gradient_bits'
     for program in golden conformance; do
         for test in $(cd device-cuda && "$OLDPWD/$programs/$program" --list 2>/dev/null |
             sed -n 's/^\(\[.*\] \)\?\(.*\): test$/\2/p'); do
-            echo "$program $test"
+            if [[ $test =~ ^($long)$ ]]; then
+                printf "$program $test %s\n" f32 f16 bf16
+            else
+                echo "$program $test"
+            fi
         done
     done | grep -E "${RACECHECK_ONLY:-.}" >"$work/list"
     export -f racecheck_one
     export programs work RACECHECK_EACH
     # Several at once: most of their time is the tool's own, on the host.
     timeout "${RACECHECK_ALL:-3600}" xargs -P "$(nproc)" -L 1 \
-        bash -c 'racecheck_one "$0" "$1"' <"$work/list" | tee "$work/raced" || true
+        bash -c 'racecheck_one "$0" "$@"' <"$work/list" | tee "$work/raced" || true
     echo "racecheck: $(grep -c ': clean' "$work/raced") of $(wc -l <"$work/list") clean"
-    while read -r program test; do
-        grep -q "^racecheck $program $test: clean" "$work/raced" || echo "  not clean or not run: $program $test"
+    while read -r line; do
+        grep -q "^racecheck $line: clean" "$work/raced" || echo "  not clean or not run: $line"
     done <"$work/list"
     [ "$(grep -c ': clean' "$work/raced")" -eq "$(wc -l <"$work/list")" ]
 }

@@ -2,19 +2,27 @@
 
 use crate::{Buffer, Cuda, DeviceMut, DeviceRef};
 use microseq_core::dev::Harness;
-use microseq_core::{DType, Scalar};
+use microseq_core::{Attention, DType, Scalar};
 
 /// A GPU with owned memory, for tests and examples (feature `dev`).
 ///
 /// # Panics
 /// Its methods, where the GPU's memory is full or the GPU fails: the suite could do nothing else.
 #[derive(Clone)]
-pub struct CudaHarness(Cuda);
+pub struct CudaHarness {
+    device: Cuda,
+    only: Option<DType>,
+}
 
 impl CudaHarness {
     /// A harness around a device.
     pub fn new(device: Cuda) -> Self {
-        Self(device)
+        Self { device, only: None }
+    }
+
+    /// One for elements of a type alone: rules of many types by parts, for tools that make them slow.
+    pub fn of_type(device: Cuda, only: DType) -> Self {
+        Self { device, only: Some(only) }
     }
 }
 
@@ -23,11 +31,11 @@ impl Harness for CudaHarness {
     type Buffer<T: Scalar> = Buffer<T>;
 
     fn device(&self) -> &Cuda {
-        &self.0
+        &self.device
     }
 
     fn upload<T: Scalar>(&self, values: &[T]) -> Buffer<T> {
-        Buffer::from_slice(self.0.stream(), values).expect("the device has memory")
+        Buffer::from_slice(self.device.stream(), values).expect("the device has memory")
     }
 
     fn download<T: Scalar>(&self, buffer: &Buffer<T>) -> Vec<T> {
@@ -43,7 +51,11 @@ impl Harness for CudaHarness {
     }
 
     fn synchronise(&self) {
-        self.0.stream().synchronise().expect("the device works");
+        self.device.stream().synchronise().expect("the device works");
+    }
+
+    fn supports(&self, _: &Attention, dtype: DType) -> bool {
+        self.only.is_none_or(|only| only == dtype)
     }
 
     fn dkv_grain(&self, dtype: DType) -> Option<usize> {
