@@ -20,12 +20,14 @@ impl ScratchPlan {
     pub(crate) fn new(prepared: &Prepared, pass: Pass, threads: usize) -> Self {
         let geometry = prepared.geometry();
         let (shared, lane, units) = match pass {
-            Pass::Forward => {
-                (0, forward::bytes(&geometry, prepared.block_rows), prepared.forward.units().len())
-            }
+            Pass::Forward => (
+                0,
+                forward::bytes(&geometry, prepared.shape.head_dim, prepared.block_rows),
+                prepared.forward.units().len(),
+            ),
             Pass::Backward => (
                 Relays::bytes(prepared),
-                backward::bytes(&geometry, prepared.block_keys),
+                backward::bytes(&geometry, prepared.shape.head_dim, prepared.block_keys),
                 prepared.backward.units().len(),
             ),
         };

@@ -2,9 +2,9 @@
 
 use crate::Isa;
 use crate::dispatch;
-use crate::kernel::backward::{largest_block, relay_len, row_blocks_that_see};
+use crate::kernel::backward::{largest_block, relay_len, row_blocks, row_blocks_that_see, rows_of_block};
 use crate::kernel::rows::DocumentRows;
-use crate::kernel::{GRAIN, Geometry, PANEL, ROWS};
+use crate::kernel::{GRAIN, Geometry, PANEL};
 use crate::schedule::{Item, Schedule};
 use core::ops::Range;
 use microseq_core::{Attention, Mask, Problem, Segment, Shape};
@@ -159,10 +159,13 @@ impl Prepared {
         self.forward.clear();
         for document in 0..self.documents.len() {
             let rows = self.rows(document, 0);
-            for (index, begin) in (0..rows.len()).step_by(block_rows).enumerate() {
-                let end = rows.len().min(begin + block_rows);
-                let weight = forward_weight(&rows, begin..end);
-                let work = RowBlock { begin, end };
+            let opening = rows.opening();
+            let behind = (opening..rows.len()).step_by(block_rows);
+            let blocks = behind.map(|begin| begin..rows.len().min(begin + block_rows));
+            let blocks = core::iter::once(0..opening).chain(blocks).filter(|block| !block.is_empty());
+            for (index, block) in blocks.enumerate() {
+                let weight = forward_weight(&rows, &block);
+                let work = RowBlock { begin: block.start, end: block.end };
                 self.forward.push(Item { work, document, index, weight, rank: weight, waits: false });
             }
         }
@@ -198,7 +201,7 @@ impl Prepared {
             let mut rank = 0;
             for index in (0..blocks).rev() {
                 let keys = index * block_keys..rows.segment.k_len.min((index + 1) * block_keys);
-                let seeing = row_blocks_that_see(&rows, &keys);
+                let seeing = rows_that_see(&rows, index, &keys);
                 if seeing.is_empty() {
                     continue;
                 }
@@ -239,7 +242,7 @@ impl Prepared {
 /// keys sees both a block of rows and the one that takes its place next; for each thread as many, and
 /// once more, so that none of them waits for a place. Under a window that is far fewer than all.
 fn relay_places(rows: &DocumentRows, block_keys: usize, threads: usize) -> usize {
-    let all = rows.len().div_ceil(ROWS);
+    let all = row_blocks(rows);
     let k_len = rows.segment.k_len;
     let mut most = 0;
     for begin in (0..k_len).step_by(block_keys) {
@@ -252,16 +255,27 @@ fn relay_places(rows: &DocumentRows, block_keys: usize, threads: usize) -> usize
 }
 
 /// What a block of rows costs.
-fn forward_weight(rows: &DocumentRows, block: Range<usize>) -> u64 {
+fn forward_weight(rows: &DocumentRows, block: &Range<usize>) -> u64 {
     // Sights rise evenly: the middle row's is the average.
     let pairs = rows.keys(block.start + block.len() / 2).len() * block.len();
     let tiles = rows.keys(block.start).start..rows.keys(block.end - 1).end;
     pairs as u64 + block.len() as u64 * ROW_COST + tiles.len() as u64 * KEY_COST
 }
 
-/// What a block of keys costs that some blocks of rows see.
+/// The rows that block `index` of keys meets: whole blocks of them, and, where it is the first, the
+/// opening.
+fn rows_that_see(rows: &DocumentRows, index: usize, keys: &Range<usize>) -> Range<usize> {
+    let blocks = row_blocks_that_see(rows, keys);
+    let opening = if index == 0 { rows.opening() } else { 0 };
+    match (blocks.is_empty(), opening) {
+        (true, opening) => 0..opening,
+        (false, 0) => rows_of_block(rows, blocks.start).start..rows_of_block(rows, blocks.end - 1).end,
+        (false, _) => 0..rows_of_block(rows, blocks.end - 1).end,
+    }
+}
+
+/// What a block of keys costs that some rows meet.
 fn backward_weight(rows: &DocumentRows, keys: &Range<usize>, seeing: Range<usize>) -> u64 {
-    let seeing = seeing.start * ROWS..rows.len().min(seeing.end * ROWS);
     let seen = |row: usize| {
         let sees = rows.keys(row);
         sees.end.min(keys.end).saturating_sub(sees.start.max(keys.start)) as u64

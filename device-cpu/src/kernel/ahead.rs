@@ -62,7 +62,13 @@ impl Ahead {
     /// Spreads the spans over as many steps as there were since the last time.
     #[inline(always)]
     pub(crate) fn spread(&mut self) {
-        self.pace = self.rows as u32 * ROW / self.steps.max(1);
+        self.spread_over(self.steps);
+    }
+
+    /// Spreads the spans over so many steps.
+    #[inline(always)]
+    pub(crate) fn spread_over(&mut self, steps: u32) {
+        self.pace = self.rows as u32 * ROW / steps.max(1);
         (self.steps, self.due) = (0, 0);
     }
 

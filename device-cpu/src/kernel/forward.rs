@@ -6,6 +6,7 @@
 use super::ahead::Ahead;
 use super::fold;
 use super::gemm::Before;
+use super::opening;
 use super::pack::{self, Keys, Source};
 use super::products::{Products, Rows};
 use super::rows::DocumentRows;
@@ -43,6 +44,12 @@ pub(crate) struct Block {
 }
 
 impl Block {
+    /// Whether the rows are the document's opening: a block has all of it, or nothing.
+    #[inline(always)]
+    fn is_opening(&self) -> bool {
+        self.end <= self.document.opening()
+    }
+
     /// The rows of the panel at `panel`.
     #[inline(always)]
     fn panel(&self, panel: usize) -> Range<usize> {
@@ -65,9 +72,8 @@ impl Block {
     /// Some keys of the tile at `tile`.
     #[inline(always)]
     fn tile<'a, E>(&self, view: &'a StridedRef<E>, tile: usize, head_dim: usize) -> Keys<'a, E> {
-        let segment = &self.document.segment;
-        let keys = KEYS.min(segment.k_len.saturating_sub(tile));
-        Keys { view, first: segment.k_begin + tile, keys, head: self.kv_head, head_dim }
+        let keys = KEYS.min(self.document.keys(self.end - 1).end.saturating_sub(tile));
+        Keys { view, first: self.document.segment.k_begin + tile, keys, head: self.kv_head, head_dim }
     }
 }
 
@@ -103,10 +109,10 @@ impl Arrays {
 }
 
 /// Bytes of scratch of a lane, for blocks of up to `rows` rows.
-pub(crate) fn bytes(geometry: &Geometry, rows: usize) -> usize {
+pub(crate) fn bytes(geometry: &Geometry, head_dim: usize, rows: usize) -> usize {
     let mut memory = Carver::counting();
     Arrays::carve(&mut memory, geometry, rows);
-    memory.used()
+    memory.used().max(opening::forward_bytes(geometry, head_dim))
 }
 
 /// All that a step of the pass needs.
@@ -133,11 +139,15 @@ pub(crate) unsafe fn run<P: Products, E: Element>(
     upcoming: Option<&Block>,
     mut memory: Carver,
 ) {
+    let mut ahead = Ahead::new();
+    if block.is_opening() {
+        // SAFETY: the caller's contract, passed on.
+        return unsafe { opening::forward::<P, E>(operands, block, upcoming, &mut ahead, memory) };
+    }
     let geometry = Geometry::new(P::A::PER_WORD, operands.head_dim);
     let arrays = Arrays::carve(&mut memory, &geometry, operands.block_rows);
     let tiles = block.tiles(&(block.begin..block.end));
     let call = Call { operands, block, upcoming, geometry, arrays, tiles: tiles.clone() };
-    let mut ahead = Ahead::new();
     // SAFETY: the caller's contract, passed on.
     unsafe {
         P::begin();
@@ -235,10 +245,7 @@ impl<E: Element> Call<'_, E> {
         if tile + KEYS < tiles.end {
             block.ask_tile(operands, tile + KEYS, share, ahead);
         } else if let Some(upcoming) = upcoming {
-            upcoming.ask_tile(operands, upcoming.tiles(&upcoming.panel(upcoming.begin)).start, share, ahead);
-            if rows.end == block.end {
-                upcoming.ask_rows(operands, &upcoming.panel(upcoming.begin), ahead);
-            }
+            upcoming.ask_start(operands, share, ahead);
         }
         ahead.spread();
     }
@@ -307,9 +314,19 @@ impl<E: Element> Call<'_, E> {
 }
 
 /// Part of a whole: from `.0` on, `.1` of `.2`.
-type Share = (usize, usize, usize);
+pub(super) type Share = (usize, usize, usize);
 
 impl Block {
+    /// Asks for a share of what the block starts with; with the last, for its first rows.
+    #[inline(always)]
+    pub(super) fn ask_start<E: Element>(&self, operands: &Operands<E>, share: Share, ahead: &mut Ahead) {
+        let rows = if self.is_opening() { self.begin..self.end } else { self.panel(self.begin) };
+        self.ask_tile(operands, self.tiles(&rows).start, share, ahead);
+        if share.0 + share.1 >= share.2 {
+            self.ask_rows(operands, &rows, ahead);
+        }
+    }
+
     /// Asks for a panel's queries and the place of its output.
     #[inline(always)]
     fn ask_rows<E: Element>(&self, operands: &Operands<E>, rows: &Range<usize>, ahead: &mut Ahead) {

@@ -63,10 +63,22 @@ impl Reach {
         unsafe {
             // Small integers: exact in f32.
             let (begin, end) = (self.sees.0 as f32 - key as f32, self.sees.1 as f32 - key as f32);
-            let (lanes, hidden) = (S::load(LANES.as_ptr()), S::splat(hidden));
-            let seen = S::where_less(lanes, S::splat(begin), hidden, score);
-            S::where_less(lanes, S::splat(end), seen, hidden)
+            within::<S>(begin, end, score, hidden)
         }
+    }
+}
+
+/// `v` in the lanes from `begin` to before `end`, else `hidden`.
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+pub(super) unsafe fn within<S: Simd>(begin: f32, end: f32, v: S::V, hidden: f32) -> S::V {
+    // SAFETY: the caller has the instruction set; there are as many numbers as the most lanes.
+    unsafe {
+        let (lanes, hidden) = (S::load(LANES.as_ptr()), S::splat(hidden));
+        let v = S::where_less(lanes, S::splat(begin), hidden, v);
+        S::where_less(lanes, S::splat(end), v, hidden)
     }
 }
 

@@ -27,6 +27,7 @@ pub(crate) mod forward;
 mod gemm;
 mod gradient;
 mod lanes;
+mod opening;
 mod pack;
 pub(crate) mod products;
 pub(crate) mod rows;

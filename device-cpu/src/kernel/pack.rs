@@ -26,6 +26,16 @@ pub(crate) unsafe fn load<S: Simd, E: Element>(from: *const E) -> S::V {
     }
 }
 
+/// Reads a vector of words of head_dim.
+///
+/// # Safety
+/// As [`Simd`]; `from` reaches the words. For words of two elements, these are bf16.
+#[inline(always)]
+pub(crate) unsafe fn words<S: Simd, A: Arithmetic<S>, E: Element>(from: *const E) -> S::V {
+    // SAFETY: the caller vouches for the words.
+    unsafe { if A::PER_WORD == 1 { load::<S, E>(from) } else { S::load(from.cast()) } }
+}
+
 /// Writes a vector of elements.
 ///
 /// # Safety
@@ -113,12 +123,7 @@ unsafe fn row<S: Simd, A: Arithmetic<S>, E: Element>(
     unsafe {
         for _ in 0..n / step {
             for i in (0..CHUNK).step_by(S::LANES) {
-                let words = if A::PER_WORD == 1 {
-                    load::<S, E>(from.add(i))
-                } else {
-                    S::load(from.cast::<f32>().add(i))
-                };
-                S::store(to.add(i), words);
+                S::store(to.add(i), words::<S, A, E>(from.add(i * A::PER_WORD)));
             }
             (from, to) = (from.wrapping_add(step), to.wrapping_add(stride));
         }

@@ -1,5 +1,6 @@
 //! A document's rows as the kernels number them, and the keys that they see.
 
+use super::opening::OPENING;
 use core::ops::Range;
 use microseq_core::{Mask, Segment};
 
@@ -18,6 +19,17 @@ impl DocumentRows {
     /// Number of rows.
     pub(crate) fn len(&self) -> usize {
         self.segment.q_len * self.group
+    }
+
+    /// Rows that see few keys, by their place in the document alone: those of its first tokens, as far as
+    /// they are here. They come first ([`opening`](super::opening)).
+    #[inline(always)]
+    pub(crate) fn opening(&self) -> usize {
+        if !self.mask.causal {
+            return 0;
+        }
+        let past = self.segment.k_len - self.segment.q_len;
+        OPENING.saturating_sub(past).min(self.segment.q_len) * self.group
     }
 
     /// Query row and query head of each row, from row `first` on.

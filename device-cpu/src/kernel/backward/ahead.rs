@@ -52,8 +52,16 @@ impl Block {
 
     /// The rows that the block starts with.
     #[inline(always)]
-    pub(super) fn first_rows<E: Element>(&self, operands: &Operands<E>) -> Option<Range<usize>> {
+    pub(super) fn first_rows<E: Element>(&self, operands: &Operands<E>) -> Range<usize> {
         let blocks = row_blocks_that_see(&self.document, &self.keys(operands.block_keys));
-        blocks.last().map(|last| rows_of_block(&self.document, last))
+        blocks.last().map_or(self.opening(), |last| rows_of_block(&self.document, last))
+    }
+
+    /// Asks for all that the block starts with: its keys and its first rows.
+    #[inline(always)]
+    pub(in crate::kernel) fn ask_start<E: Element>(&self, operands: &Operands<E>, ahead: &mut Ahead) {
+        const ALL: Share = (0, 1, 1);
+        self.ask_rows(operands, &self.first_rows(operands), ALL, ahead);
+        self.ask_keys(operands, ALL, ahead);
     }
 }

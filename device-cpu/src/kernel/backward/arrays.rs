@@ -2,6 +2,7 @@
 
 use super::KEYS;
 use crate::kernel::gradient::Known;
+use crate::kernel::opening;
 use crate::kernel::{CHUNK, Geometry, ROWS, SCORES, slice};
 use crate::scratch::Carver;
 
@@ -71,10 +72,10 @@ impl Arrays {
 }
 
 /// Bytes of scratch of a lane, for blocks of `block_keys` keys.
-pub(crate) fn bytes(geometry: &Geometry, block_keys: usize) -> usize {
+pub(crate) fn bytes(geometry: &Geometry, head_dim: usize, block_keys: usize) -> usize {
     let mut memory = Carver::counting();
     Arrays::carve(&mut memory, geometry, block_keys);
-    memory.used()
+    memory.used().max(opening::backward_bytes(geometry, head_dim))
 }
 
 const _: () = assert!(KEYS.is_multiple_of(CHUNK) && ROWS.is_multiple_of(CHUNK));

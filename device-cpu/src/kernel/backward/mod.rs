@@ -16,7 +16,7 @@ use super::gradient;
 use super::products::Products;
 use super::rows::DocumentRows;
 use super::scoring::Scoring;
-use super::{GRAIN, Geometry, KEYS, MultiplyAdd, ROWS, padded};
+use super::{GRAIN, Geometry, KEYS, MultiplyAdd, PANEL, ROWS, opening, padded};
 use crate::scratch::Carver;
 use crate::strided::{StridedMut, StridedRef};
 use arrays::Arrays;
@@ -39,6 +39,9 @@ pub(crate) const fn largest_block(head_dim: usize) -> usize {
             grains
         }
 }
+
+/// Rows that products sum up at once, at most.
+const ALIGNED_ROWS: usize = PANEL;
 
 /// Operands of a backward call.
 pub(crate) struct Operands<E> {
@@ -74,6 +77,12 @@ impl Block {
         begin..self.document.segment.k_len.min(begin + block_keys)
     }
 
+    /// The rows of the document's opening, where the block has all keys that they see: the first.
+    #[inline(always)]
+    fn opening(&self) -> Range<usize> {
+        0..if self.index == 0 { self.document.opening() } else { 0 }
+    }
+
     /// Whether gradients of one of the rows need its output.
     #[inline(always)]
     fn need_output(&self, scoring: &Scoring, rows: &Range<usize>) -> bool {
@@ -82,17 +91,37 @@ impl Block {
     }
 }
 
+/// Where blocks of rows begin: behind the opening; the first has fewer rows where the others then begin at
+/// multiples of what products may sum up at once.
+#[inline(always)]
+fn begin_of_block(document: &DocumentRows, index: usize) -> usize {
+    let opening = document.opening();
+    let lead = opening.next_multiple_of(ALIGNED_ROWS) - opening;
+    match index {
+        0 => opening,
+        _ if lead == 0 => opening + index * ROWS,
+        _ => opening + lead + (index - 1) * ROWS,
+    }
+}
+
 /// The rows of block `index` of a document.
 #[inline(always)]
-fn rows_of_block(document: &DocumentRows, index: usize) -> Range<usize> {
-    index * ROWS..document.len().min((index + 1) * ROWS)
+pub(crate) fn rows_of_block(document: &DocumentRows, index: usize) -> Range<usize> {
+    begin_of_block(document, index)..document.len().min(begin_of_block(document, index + 1))
+}
+
+/// How many blocks of rows a document has.
+pub(crate) fn row_blocks(document: &DocumentRows) -> usize {
+    let behind = document.len() - document.opening();
+    let lead = begin_of_block(document, 1) - document.opening();
+    if behind == 0 { 0 } else { 1 + behind.saturating_sub(lead).div_ceil(ROWS) }
 }
 
 /// The blocks of rows that see some of the keys `keys`: all between the first and the last.
 pub(crate) fn row_blocks_that_see(document: &DocumentRows, keys: &Range<usize>) -> Range<usize> {
-    let count = document.len().div_ceil(ROWS);
+    let count = row_blocks(document);
     let last_end = |block: usize| document.keys(rows_of_block(document, block).end - 1).end;
-    let first_begin = |block: usize| document.keys(block * ROWS).start;
+    let first_begin = |block: usize| document.keys(rows_of_block(document, block).start).start;
     let begin = partition(count, |block| last_end(block) <= keys.start);
     let end = partition(count, |block| first_begin(block) < keys.end);
     begin..end.max(begin)
@@ -134,14 +163,38 @@ pub(crate) unsafe fn run<P: Products, E: Element>(
     operands: &Operands<E>,
     block: &Block,
     upcoming: Option<&Block>,
+    memory: Carver,
+) {
+    let keys = block.keys(operands.block_keys);
+    let row_blocks = row_blocks_that_see(&block.document, &keys);
+    let mut ahead = Ahead::new();
+    // SAFETY: the caller's contract, passed on.
+    unsafe {
+        if !row_blocks.is_empty() {
+            visit_all::<P, E>(operands, block, upcoming, (keys, row_blocks), &mut ahead, memory);
+        }
+        if !block.opening().is_empty() {
+            opening::backward::<P, E>(operands, block, upcoming, &mut ahead, memory);
+        }
+    }
+}
+
+/// The block's keys meet all rows that see some of them, but for those of the opening.
+///
+/// # Safety
+/// As [`run`]; the keys and the blocks of rows are the block's.
+#[inline(always)]
+unsafe fn visit_all<P: Products, E: Element>(
+    operands: &Operands<E>,
+    block: &Block,
+    upcoming: Option<&Block>,
+    (keys, row_blocks): (Range<usize>, Range<usize>),
+    ahead: &mut Ahead,
     mut memory: Carver,
 ) {
     let geometry = Geometry::new(P::A::PER_WORD, operands.head_dim);
     let arrays = Arrays::carve(&mut memory, &geometry, operands.block_keys);
     let call = Call { operands, block, upcoming, geometry, arrays };
-    let keys = block.keys(operands.block_keys);
-    let row_blocks = row_blocks_that_see(&block.document, &keys);
-    let mut ahead = Ahead::new();
     // SAFETY: the caller's contract, passed on.
     unsafe {
         P::begin();
@@ -151,8 +204,8 @@ pub(crate) unsafe fn run<P: Products, E: Element>(
             call.load_rows::<P>(&rows);
             let dq = call.take_turn(index, &rows);
             for tile in keys.clone().step_by(KEYS) {
-                call.ask(&keys, tile, &row_blocks, index, &mut ahead);
-                call.visit::<P>(&rows, &keys, tile, dq, &mut ahead);
+                call.ask(&keys, tile, &row_blocks, index, ahead);
+                call.visit::<P>(&rows, &keys, tile, dq, ahead);
                 ahead.finish();
             }
             call.end_turn::<P>(index, &rows, dq);
@@ -178,10 +231,10 @@ impl<E: Element> Call<'_, E> {
         ahead.clear();
         if index > blocks.start {
             block.ask_rows(operands, &rows_of_block(&block.document, index - 1), tiles, ahead);
-        } else if let Some((upcoming, rows)) =
-            upcoming.and_then(|next| Some((next, next.first_rows(operands)?)))
-        {
-            upcoming.ask_rows(operands, &rows, tiles, ahead);
+        } else if !block.opening().is_empty() {
+            block.ask_rows(operands, &block.opening(), tiles, ahead);
+        } else if let Some(upcoming) = upcoming {
+            upcoming.ask_rows(operands, &upcoming.first_rows(operands), tiles, ahead);
         }
         if let Some(upcoming) = upcoming {
             let done = (blocks.end - 1 - index) * keys.len() + (tile - keys.start);
