@@ -44,7 +44,7 @@ macro_rules! for_each_type {
     )+};
 }
 
-for_each_type! { packings steps threads ranks non_causal varlen }
+for_each_type! { packings steps threads ranks non_causal varlen first_tokens }
 
 /// What a rule is tried on.
 struct Case<E> {
@@ -102,7 +102,7 @@ fn steps<E: Element>(case: &Case<E>) {
             let around = around.steps_of(micro);
             let what = format!("{}, {around:?}", case.what);
             let cut = case.document.run(&case.single, &around);
-            if parts_rows(case, &around) {
+            if parts_rows(case.isa, &case.document, &around) {
                 cut.assert_same_rows(&what, &alone);
             } else {
                 cut.assert_same(&what, &alone);
@@ -111,16 +111,49 @@ fn steps<E: Element>(case: &Case<E>) {
     }
 }
 
+/// Cuts among a document's first tokens and right behind them, which a device may take in a way of their
+/// own, and documents that are nothing else.
+fn first_tokens<E: Element>(case: &Case<E>) {
+    const MICRO: u32 = 64;
+    for length in [3, 7, 8, 9, 20, 75] {
+        let document = Document::<E>::new(case.document.attention, length, 11);
+        let alone = document.run(&case.single, &Around::nothing());
+        for cut in [1, 2, 3, 5, 7, 8, 9] {
+            let around = Around::documents(&[MICRO - cut], &[6]).steps_of(MICRO as usize);
+            let what = format!("{}, {length} tokens, cut after {cut}", case.what);
+            let given = document.run(&case.single, &around);
+            if parts_rows(case.isa, &document, &around) {
+                given.assert_same_rows(&what, &alone);
+            } else {
+                given.assert_same(&what, &alone);
+            }
+        }
+    }
+    // Whatever follows, the first tokens are what they were.
+    let whole = case.document.run(&case.single, &Around::nothing());
+    let heads = case.document.attention.heads();
+    for length in [1, 4, 8, 9] {
+        let first = case.document.first(length).run(&case.single, &Around::nothing());
+        let what = format!("{}, the first {length}", case.what);
+        let elements = first.out.len();
+        assert_same_bits(format!("{what}: out"), &first.out, &whole.out[..elements]);
+        assert_same_bits(format!("{what}: dq"), &first.dq, &whole.dq[..elements]);
+        let all = whole.lse.len() / heads;
+        let lse: Vec<f32> = whole.lse.chunks_exact(all).flat_map(|head| &head[..length]).copied().collect();
+        assert_same_bits(format!("{what}: lse"), &first.lse, &lse);
+    }
+}
+
 /// Whether the steps part rows that the device sums up at once.
-fn parts_rows<E: Element>(case: &Case<E>, around: &Around) -> bool {
-    let at_once = match case.isa {
+fn parts_rows<E: Element>(isa: Isa, document: &Document<E>, around: &Around) -> bool {
+    let at_once = match isa {
         Isa::Avx512Bf16 if E::DTYPE == DType::Bf16 => 2,
         Isa::AmxBf16 if E::DTYPE == DType::Bf16 => 32,
         _ => 1,
     };
     let begin: usize = around.before.iter().map(|&length| length as usize).sum();
-    let mut cuts = (begin..begin + case.document.length).filter(|row| row % around.micro == 0);
-    cuts.any(|row| !((row - begin) * case.document.attention.group()).is_multiple_of(at_once))
+    let mut cuts = (begin..begin + document.length).filter(|row| row % around.micro == 0);
+    cuts.any(|row| !((row - begin) * document.attention.group()).is_multiple_of(at_once))
 }
 
 /// Numbers of threads, and one run after the other.

@@ -107,6 +107,13 @@ impl<E: Element> Document<E> {
         Self { attention, length, q: random.elements(q), kv: random.elements(kv), dout: random.elements(q) }
     }
 
+    /// A document of this one's first tokens.
+    pub(crate) fn first(&self, length: usize) -> Self {
+        let Self { attention, .. } = *self;
+        let part = |of: &[E]| of[..of.len() / self.length * length].to_vec();
+        Self { attention, length, q: part(&self.q), kv: part(&self.kv), dout: part(&self.dout) }
+    }
+
     /// Runs a sequence that holds the document.
     pub(crate) fn run(&self, harness: &HostHarness<Cpu>, around: &Around) -> Results<E> {
         let own = self.length as u32;

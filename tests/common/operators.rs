@@ -15,6 +15,8 @@ pub(crate) fn causal() -> Vec<Attention> {
         new(4, 1, 64),
         new(2, 1, 80).with_softcap(3.0).unwrap(),
         new(2, 2, 128).with_window(1).unwrap(),
+        new(4, 1, 32).with_window(3).unwrap(),
+        new(3, 1, 48).with_window(5).unwrap().with_softcap(2.0).unwrap(),
         new(3, 1, 160).with_window(50).unwrap().with_softcap(5.0).unwrap().with_scale(0.2).unwrap(),
         new(1, 1, 512),
     ]

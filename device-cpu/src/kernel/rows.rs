@@ -46,10 +46,16 @@ impl DocumentRows {
     /// Rows `rows`, a token's at a time.
     #[inline(always)]
     pub(crate) fn runs(&self, rows: Range<usize>) -> impl Iterator<Item = Run> {
-        let (mut token, mut head) = (rows.start / self.group, rows.start % self.group);
+        self.runs_from(self.places(rows.start), rows.len())
+    }
+
+    /// The document's rows from a place on, so many, a token's at a time.
+    #[inline(always)]
+    pub(crate) fn runs_from(&self, places: Places, rows: usize) -> impl Iterator<Item = Run> {
+        let (mut token, mut head) = (places.row - self.segment.q_begin, places.head);
         let mut at = 0;
         core::iter::from_fn(move || {
-            let left = rows.len() - at;
+            let left = rows - at;
             if left == 0 {
                 return None;
             }

@@ -2,14 +2,16 @@
 
 use super::OPENING;
 use crate::kernel::lanes::within;
-use crate::kernel::rows::{DocumentRows, Run};
+use crate::kernel::rows::{DocumentRows, Places, Run};
 use crate::simd::{MAX_LANES, Simd};
 use core::ops::Range;
 
 /// Neighbouring rows, at most as many as a vector has lanes.
 pub(super) struct Batch<'a> {
     document: &'a DocumentRows,
-    rows: Range<usize>,
+    /// The first of them, and how many they are.
+    first: Places,
+    rows: usize,
     /// The keys that some row sees.
     keys: Range<usize>,
     /// The rows that see each of them: rows see more and later keys as they rise.
@@ -21,9 +23,11 @@ impl<'a> Batch<'a> {
     #[inline(always)]
     pub(super) fn new<S: Simd>(document: &'a DocumentRows, index: usize) -> Self {
         let rows = index * S::LANES..document.opening().min((index + 1) * S::LANES);
-        let keys = document.keys(rows.start).start..document.keys(rows.end - 1).end;
-        let mut batch = Self { document, rows, keys, seeing: [(MAX_LANES, 0); OPENING] };
+        let first = document.places(rows.start);
+        let mut batch =
+            Self { document, first, rows: rows.len(), keys: OPENING..0, seeing: [(MAX_LANES, 0); OPENING] };
         for run in batch.runs() {
+            batch.keys = run.keys.start.min(batch.keys.start)..run.keys.end;
             for (first, behind) in &mut batch.seeing[run.keys.clone()] {
                 (*first, *behind) = (run.at.min(*first), run.at + run.rows);
             }
@@ -40,19 +44,13 @@ impl<'a> Batch<'a> {
     /// Rows, a token's at a time.
     #[inline(always)]
     pub(super) fn runs(&self) -> impl Iterator<Item = Run> + use<'a> {
-        self.document.runs(self.rows.clone())
-    }
-
-    /// How many rows there are.
-    #[inline(always)]
-    pub(super) fn len(&self) -> usize {
-        self.rows.len()
+        self.document.runs_from(self.first, self.rows)
     }
 
     /// Query row and query head of each row.
     #[inline(always)]
     pub(super) fn places(&self) -> impl Iterator<Item = (usize, usize)> + use<'a> {
-        self.document.places(self.rows.start).take(self.rows.len())
+        self.first.take(self.rows)
     }
 
     /// The keys that some row sees.

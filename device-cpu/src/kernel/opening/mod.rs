@@ -20,6 +20,8 @@ mod forward;
 mod products;
 mod staging;
 mod sums;
+#[cfg(test)]
+mod tests;
 
 pub(super) use backward::{bytes as backward_bytes, run as backward};
 pub(super) use forward::{bytes as forward_bytes, run as forward};
