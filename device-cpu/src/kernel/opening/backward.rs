@@ -1,8 +1,8 @@
 //! The backward pass over a document's opening: `dq =`, `dk +=`, `dv +=`.
 
 use super::batch::Batch;
-use super::forward::Softmax;
 use super::products::{self, SUMS};
+use super::softmax::Softmax;
 use super::staging::{StagedKeys, StagedRows};
 use super::sums::{self, WEIGHTS};
 use super::{MultiplyAdd, OPENING, steps};
@@ -12,7 +12,7 @@ use crate::kernel::backward::{Block, Operands};
 use crate::kernel::products::Products;
 use crate::kernel::scoring::Scoring;
 use crate::scratch::Carver;
-use crate::simd::{MAX_LANES, Simd};
+use crate::simd::Simd;
 use microseq_core::Element;
 
 /// A lane's arrays.
@@ -79,7 +79,7 @@ pub(crate) unsafe fn run<P: Products, E: Element>(
         let row = move |key: usize| document.segment.k_begin + key;
         (0..document.keys(document.opening() - 1).end).map(row)
     };
-    let (head, ones) = (block.kv_head, [1.0f32; MAX_LANES]);
+    let head = block.kv_head;
     // SAFETY: keys and rows are the document's; no other thread touches those to be written.
     unsafe {
         let k = arrays.k.read(keys().map(|row| operands.k.at(row, head)));
@@ -101,7 +101,7 @@ pub(crate) unsafe fn run<P: Products, E: Element>(
             sums::of_rows::<P, E>(&batch, arrays.p, &dout, &dv, width, ahead);
             sums::of_rows::<P, E>(&batch, arrays.ds, &q, &dk, width, ahead);
             let to = arrays.dq.write(dq());
-            sums::of_keys::<P, E>(&batch, arrays.ds, &k, ones.as_ptr(), &to, width, ahead);
+            sums::of_keys::<P, E>(&batch, arrays.ds, &k, &to, width, ahead);
             arrays.dq.flush(dq());
         }
         arrays.dk.flush(dk_rows());
@@ -125,11 +125,9 @@ unsafe fn differentiate<S: Simd>(
 ) {
     // SAFETY: the caller has the instruction set; the arrays hold a vector for each key.
     unsafe {
-        let mut softmax = Softmax::<S>::new(scoring, batch, products);
-        let (inverse, scale) = (softmax.inverse(), S::splat(scoring.scale()));
-        let mut delta = S::splat(0.0);
+        let softmax = Softmax::<S>::new(scoring, batch, products);
+        let (mut delta, scale) = (S::splat(0.0), S::splat(scoring.scale()));
         for key in batch.keys() {
-            softmax.p[key] = S::mul(softmax.p[key], inverse);
             dp[key] = batch.see::<S>(key, dp[key], 0.0);
             delta = S::fma(softmax.p[key], dp[key], delta);
             S::store(p.add(key * S::LANES), softmax.p[key]);

@@ -2,16 +2,16 @@
 
 use super::batch::Batch;
 use super::products::{self, SUMS};
+use super::softmax::Softmax;
 use super::staging::{StagedKeys, StagedRows};
 use super::sums::{self, WEIGHTS};
-use super::{MultiplyAdd, OPENING, steps};
+use super::{MultiplyAdd, steps};
 use crate::kernel::Geometry;
 use crate::kernel::ahead::Ahead;
 use crate::kernel::forward::{Block, Operands};
 use crate::kernel::products::Products;
-use crate::kernel::scoring::Scoring;
 use crate::scratch::Carver;
-use crate::simd::{self, MAX_LANES, Simd};
+use crate::simd::{MAX_LANES, Simd};
 use microseq_core::Element;
 
 /// A lane's arrays.
@@ -82,71 +82,15 @@ pub(crate) unsafe fn run<P: Products, E: Element>(
             for key in batch.keys() {
                 P::S::store(arrays.p.add(key * P::S::LANES), softmax.p[key]);
             }
-            let (mut lse, mut inverse) = ([0.0f32; MAX_LANES], [0.0f32; MAX_LANES]);
-            P::S::store(lse.as_mut_ptr(), softmax.lse(&operands.scoring));
-            P::S::store(inverse.as_mut_ptr(), softmax.inverse());
+            let mut lse = [0.0f32; MAX_LANES];
+            P::S::store(lse.as_mut_ptr(), softmax.lse);
             for (lse, (row, head)) in lse.iter().zip(batch.places()) {
                 *operands.lse.at(row, head) = *lse;
             }
             let to = arrays.out.write(out());
-            sums::of_keys::<P, E>(&batch, arrays.p, &v, inverse.as_ptr(), &to, width, ahead);
+            sums::of_keys::<P, E>(&batch, arrays.p, &v, &to, width, ahead);
             arrays.out.flush(out());
         }
     }
     ahead.finish();
-}
-
-/// The softmax of a batch's rows, a row in each lane.
-pub(super) struct Softmax<S: Simd> {
-    /// Raw scores; -inf where a row does not see the key.
-    pub(super) raw: [S::V; OPENING],
-    /// Exponentials relative to the largest.
-    pub(super) p: [S::V; OPENING],
-    max: S::V,
-    sum: S::V,
-}
-
-impl<S: Simd> Softmax<S> {
-    /// From products of rows and keys.
-    ///
-    /// # Safety
-    /// As [`Simd`].
-    #[inline(always)]
-    pub(super) unsafe fn new(scoring: &Scoring, batch: &Batch<'_>, products: [S::V; OPENING]) -> Self {
-        // SAFETY: the caller has the instruction set.
-        unsafe {
-            let (mut raw, mut p) = (products, products);
-            let mut max = S::splat(f32::NEG_INFINITY);
-            for key in batch.keys() {
-                raw[key] = batch.see::<S>(key, scoring.raw::<S>(products[key]), f32::NEG_INFINITY);
-                max = S::max(max, raw[key]);
-            }
-            let (mut sum, factor) = (S::splat(0.0), S::splat(scoring.factor));
-            for key in batch.keys() {
-                p[key] = simd::exp2::<S>(S::mul(S::sub(raw[key], max), factor));
-                sum = S::add(sum, p[key]);
-            }
-            Self { raw, p, max, sum }
-        }
-    }
-
-    /// Natural logsumexp of the scores.
-    ///
-    /// # Safety
-    /// As [`Simd`].
-    #[inline(always)]
-    unsafe fn lse(&self, scoring: &Scoring) -> S::V {
-        // SAFETY: the caller has the instruction set.
-        unsafe { S::fma(self.max, S::splat(scoring.natural()), simd::ln::<S>(self.sum)) }
-    }
-
-    /// What exponentials must be multiplied by to be probabilities: exactly 1 where a row sees one key.
-    ///
-    /// # Safety
-    /// As [`Simd`].
-    #[inline(always)]
-    pub(super) unsafe fn inverse(&self) -> S::V {
-        // SAFETY: the caller has the instruction set.
-        unsafe { S::div(S::splat(1.0), self.sum) }
-    }
 }

@@ -18,6 +18,7 @@ mod backward;
 mod batch;
 mod forward;
 mod products;
+mod softmax;
 mod staging;
 mod sums;
 #[cfg(test)]

@@ -17,18 +17,16 @@ pub(super) const WEIGHTS: usize = OPENING * MAX_LANES;
 /// Columns of a tile of the widest vectors.
 pub(super) const COLUMNS: usize = 4 * MAX_LANES;
 
-/// `to[row] = factors[row] * sum of weights[key][row] * keys[key]` over the keys that a row sees,
-/// ascending, rounded.
+/// `to[row] = sum of weights[key][row] * keys[key]` over the keys that a row sees, ascending, rounded.
 ///
 /// # Safety
-/// As [`Simd`]; `weights` and `factors` are the batch's; keys and rows reach `width` elements, whole
+/// As [`Simd`]; `weights` are the batch's; keys and rows reach `width` elements, whole
 /// chunks.
 #[inline(always)]
 pub(super) unsafe fn of_keys<P: Products, E: Element>(
     batch: &Batch<'_>,
     weights: *const f32,
     keys: &Reading<E, OPENING>,
-    factors: *const f32,
     to: &Writing<E, MAX_LANES>,
     width: usize,
     ahead: &mut Ahead,
@@ -40,12 +38,11 @@ pub(super) unsafe fn of_keys<P: Products, E: Element>(
             let four = row + ROWS <= behind;
             // SAFETY: the rows are the batch's.
             unsafe {
-                let (weights, factors) = (weights.add(row), factors.add(row));
-                let keys = Weighted { of: keys, places: run.keys.clone(), weights };
+                let keys = Weighted { of: keys, places: run.keys.clone(), weights: weights.add(row) };
                 if four {
-                    row_tiles::<P, E, ROWS>(&keys, factors, from_fn(|i| to[row + i]), width, ahead);
+                    row_tiles::<P, E, ROWS>(&keys, from_fn(|i| to[row + i]), width, ahead);
                 } else {
-                    row_tiles::<P, E, 1>(&keys, factors, [to[row]], width, ahead);
+                    row_tiles::<P, E, 1>(&keys, [to[row]], width, ahead);
                 }
             }
             row += if four { ROWS } else { 1 };
@@ -92,7 +89,6 @@ macro_rules! tiles {
 #[inline(always)]
 unsafe fn row_tiles<P: Products, E: Element, const ROWS: usize>(
     keys: &Weighted<'_, E, OPENING>,
-    factors: *const f32,
     to: [*mut E; ROWS],
     width: usize,
     ahead: &mut Ahead,
@@ -100,7 +96,7 @@ unsafe fn row_tiles<P: Products, E: Element, const ROWS: usize>(
     // SAFETY: columns are below the width.
     unsafe {
         tiles!(P::S, width, |column, VECTORS| {
-            row_tile::<P, E, ROWS, VECTORS>(keys, factors, to, column);
+            row_tile::<P, E, ROWS, VECTORS>(keys, to, column);
             ahead.step();
         });
     }
@@ -111,7 +107,6 @@ unsafe fn row_tiles<P: Products, E: Element, const ROWS: usize>(
 #[inline(always)]
 unsafe fn row_tile<P: Products, E: Element, const ROWS: usize, const VECTORS: usize>(
     keys: &Weighted<'_, E, OPENING>,
-    factors: *const f32,
     to: [*mut E; ROWS],
     column: usize,
 ) {
@@ -132,7 +127,7 @@ unsafe fn row_tile<P: Products, E: Element, const ROWS: usize, const VECTORS: us
         for (row, sums) in sums.into_iter().enumerate() {
             for (n, sum) in sums.into_iter().enumerate() {
                 let to = to[row].add(column + n * lanes);
-                pack::round::<P::S, P::A, E>(sum, *factors.add(row), to);
+                pack::round::<P::S, P::A, E>(sum, 1.0, to);
             }
         }
     }
