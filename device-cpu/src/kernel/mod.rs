@@ -18,6 +18,9 @@
 //! gradient store. Masked terms add an exact 0. So neither the cut into panels and tiles nor the cut
 //! into steps shows in the bits, but for one thing: where rows are multiplied in pairs, or 32 at once
 //! ([`tiles`]), a cut must not part them. Where a sum's sign of zero could depend on a cut, adding +0 settles it.
+//!
+//! Rows of a document's first tokens see few keys and are taken in a way of their own ([`opening`]), after
+//! the rows behind them, so that the order of rows is the same. Their scores are sums of `LANES` chains.
 
 mod ahead;
 mod arithmetic;

@@ -41,7 +41,7 @@ pub(crate) const fn largest_block(head_dim: usize) -> usize {
 }
 
 /// Rows that products sum up at once, at most.
-const ALIGNED_ROWS: usize = PANEL;
+const AT_ONCE: usize = PANEL;
 
 /// Operands of a backward call.
 pub(crate) struct Operands<E> {
@@ -91,30 +91,56 @@ impl Block {
     }
 }
 
-/// Where blocks of rows begin: behind the opening; the first has fewer rows where the others then begin at
-/// multiples of what products may sum up at once.
-#[inline(always)]
-fn begin_of_block(document: &DocumentRows, index: usize) -> usize {
-    let opening = document.opening();
-    let lead = opening.next_multiple_of(ALIGNED_ROWS) - opening;
-    match index {
-        0 => opening,
-        _ if lead == 0 => opening + index * ROWS,
-        _ => opening + lead + (index - 1) * ROWS,
+/// Where a document's blocks of rows begin: behind the opening, then at multiples of [`ROWS`], where blocks of
+/// keys begin too. Before the first of those a block begins at a multiple of [`AT_ONCE`].
+struct RowBlocks {
+    opening: usize,
+    /// The last multiple that is not behind the opening.
+    base: usize,
+    /// Whether the rows from the opening to the next multiple are two blocks.
+    cut: bool,
+}
+
+impl RowBlocks {
+    #[inline(always)]
+    fn new(document: &DocumentRows) -> Self {
+        let opening = document.opening();
+        let base = opening / ROWS * ROWS;
+        Self { opening, base, cut: (1..AT_ONCE).contains(&(opening - base)) }
+    }
+
+    /// The first row of block `index`.
+    #[inline(always)]
+    fn begin(&self, index: usize) -> usize {
+        match index {
+            0 => self.opening,
+            1 if self.cut => self.base + AT_ONCE,
+            _ => self.base + (index - usize::from(self.cut)) * ROWS,
+        }
+    }
+
+    /// How many blocks `rows` rows are, the opening's among them.
+    fn count(&self, rows: usize) -> usize {
+        if rows == self.opening {
+            0
+        } else if self.cut && rows <= self.base + AT_ONCE {
+            1
+        } else {
+            (rows - self.base).div_ceil(ROWS) + usize::from(self.cut)
+        }
     }
 }
 
 /// The rows of block `index` of a document.
 #[inline(always)]
 pub(crate) fn rows_of_block(document: &DocumentRows, index: usize) -> Range<usize> {
-    begin_of_block(document, index)..document.len().min(begin_of_block(document, index + 1))
+    let blocks = RowBlocks::new(document);
+    blocks.begin(index)..document.len().min(blocks.begin(index + 1))
 }
 
 /// How many blocks of rows a document has.
 pub(crate) fn row_blocks(document: &DocumentRows) -> usize {
-    let behind = document.len() - document.opening();
-    let lead = begin_of_block(document, 1) - document.opening();
-    if behind == 0 { 0 } else { 1 + behind.saturating_sub(lead).div_ceil(ROWS) }
+    RowBlocks::new(document).count(document.len())
 }
 
 /// The blocks of rows that see some of the keys `keys`: all between the first and the last.

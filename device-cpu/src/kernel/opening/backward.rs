@@ -17,9 +17,11 @@ use microseq_core::Element;
 
 /// A lane's arrays.
 struct Arrays {
+    /// Products before their lanes are joined; probabilities and gradients of products, `[key][row]`.
     sums: *mut f32,
     p: *mut f32,
     ds: *mut f32,
+    /// Copies where the products cannot take what the caller holds.
     q: StagedRows,
     dout: StagedRows,
     dq: StagedRows,
@@ -74,6 +76,7 @@ pub(crate) unsafe fn run<P: Products, E: Element>(
     if let Some(upcoming) = upcoming {
         upcoming.ask_start(operands, ahead);
     }
+    // Twice the products; sums of rows are about as many as sums of keys.
     ahead.spread_over(2 * steps(document, width));
     let keys = || {
         let row = move |key: usize| document.segment.k_begin + key;
@@ -98,6 +101,7 @@ pub(crate) unsafe fn run<P: Products, E: Element>(
             let products = products::multiply::<P, E>(&batch, &q, &k, width, arrays.sums, ahead);
             let dp = products::multiply::<P, E>(&batch, &dout, &v, width, arrays.sums, ahead);
             differentiate::<P::S>(&operands.scoring, &batch, products, dp, (arrays.p, arrays.ds));
+            // Rows of later batches are summed up already: rows go from the last to the first (I2).
             sums::of_rows::<P, E>(&batch, arrays.p, &dout, &dv, width, ahead);
             sums::of_rows::<P, E>(&batch, arrays.ds, &q, &dk, width, ahead);
             let to = arrays.dq.write(dq());

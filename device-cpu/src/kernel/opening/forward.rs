@@ -16,8 +16,10 @@ use microseq_core::Element;
 
 /// A lane's arrays.
 struct Arrays {
+    /// Products before their lanes are joined, and probabilities, `[key][row]`.
     sums: *mut f32,
     p: *mut f32,
+    /// Copies where the products cannot take what the caller holds.
     q: StagedRows,
     out: StagedRows,
     k: StagedKeys,

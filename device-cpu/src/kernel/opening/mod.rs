@@ -10,7 +10,7 @@
 //! each key, a row in each lane, and the softmax needs no sum across lanes. Rows of a token share the keys
 //! that they load.
 //!
-//! Products of bf16 take pairs of head_dim where the others do ([`Arithmetic`]); sums over keys and over
+//! Products of bf16 take pairs of head_dim where the others do ([`Arithmetic`](super::Arithmetic)); sums over keys and over
 //! rows are multiply-adds of f32, one by one. A row's softmax is made anew in the backward pass, out of the
 //! same products: a row that sees one key has probability exactly 1 and gradients of exactly 0.
 

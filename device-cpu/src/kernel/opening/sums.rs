@@ -20,8 +20,8 @@ pub(super) const COLUMNS: usize = 4 * MAX_LANES;
 /// `to[row] = sum of weights[key][row] * keys[key]` over the keys that a row sees, ascending, rounded.
 ///
 /// # Safety
-/// As [`Simd`]; `weights` are the batch's; keys and rows reach `width` elements, whole
-/// chunks.
+/// As [`Simd`]; `weights` reaches [`WEIGHTS`] and is the batch's, as keys and rows are, which reach `width`
+/// elements, whole chunks.
 #[inline(always)]
 pub(super) unsafe fn of_keys<P: Products, E: Element>(
     batch: &Batch<'_>,
@@ -50,14 +50,15 @@ pub(super) unsafe fn of_keys<P: Products, E: Element>(
     }
 }
 
-/// Keys, or rows, and their weights for a first row, or key.
+/// Keys to be summed up for some rows, or rows for some keys: which ones, and their weights from the first
+/// of those rows, or keys, on.
 struct Weighted<'a, E, const N: usize> {
     of: &'a Reading<E, N>,
     places: Range<usize>,
     weights: *const f32,
 }
 
-/// Vectors of a tile: as many as leave registers free.
+/// Takes the columns of a row in tiles: of as many vectors as leave registers free.
 macro_rules! tiles {
     ($simd:ty, $width:ident, |$column:ident, $vectors:ident| $tile:expr) => {{
         let lanes = <$simd as Simd>::LANES;
@@ -102,6 +103,8 @@ unsafe fn row_tiles<P: Products, E: Element, const ROWS: usize>(
     }
 }
 
+/// Some columns of them.
+///
 /// # Safety
 /// As [`of_keys`].
 #[inline(always)]
@@ -167,6 +170,8 @@ pub(super) unsafe fn of_rows<P: Products, E: Element>(
     }
 }
 
+/// Some columns of the sums of some keys.
+///
 /// # Safety
 /// As [`of_keys`].
 #[inline(always)]
