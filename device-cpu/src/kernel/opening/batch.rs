@@ -25,9 +25,11 @@ impl<'a> Batch<'a> {
         let rows = index * S::LANES..document.opening().min((index + 1) * S::LANES);
         let first = document.places(rows.start);
         let mut batch =
-            Self { document, first, rows: rows.len(), keys: OPENING..0, seeing: [(MAX_LANES, 0); OPENING] };
+            Self { document, first, rows: rows.len(), keys: 0..0, seeing: [(MAX_LANES, 0); OPENING] };
         for run in batch.runs() {
-            batch.keys = run.keys.start.min(batch.keys.start)..run.keys.end;
+            // Both rise with the row.
+            let begin = if run.at == 0 { run.keys.start } else { batch.keys.start };
+            batch.keys = begin..run.keys.end;
             for (first, behind) in &mut batch.seeing[run.keys.clone()] {
                 (*first, *behind) = (run.at.min(*first), run.at + run.rows);
             }
