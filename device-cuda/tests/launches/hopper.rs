@@ -52,12 +52,15 @@ fn hopper_takes_its_own_kernels() {
 
     assert_eq!(backward.kernel(), ("backward", "sm_90a"));
     assert_eq!((backward.blocks, backward.threads, backward.shared), (88, 384, 230_824));
-    assert_eq!((backward.block().len(), backward.word(TILE_COUNT)), (960, 8 + 3));
+    assert_eq!((backward.block().len(), backward.word(TILE_COUNT)), (1216, 8 + 3));
     assert_eq!(map(&backward, 0), ([128, 32, 1300], [256, q_row], [64, 4, 16]));
     assert_eq!(map(&backward, 3), map(&backward, 0));
     let stats = ATTENTION + 4 * MAP;
     assert_eq!(backward.long(stats + 8), backward.long(STATS));
     assert_eq!([2, 3].map(|word| backward.long(stats + word * 8)), [128, 8 * u64::from(numbers)]);
+    // The gradients are f32.
+    assert_eq!(map(&backward, 5), ([128, 8, 1300], [512, 2 * kv_row], [64, 1, 128]));
+    assert_eq!(map(&backward, 6), map(&backward, 5));
 }
 
 fn blocks_are_no_more_than_the_work() {

@@ -23,7 +23,7 @@ pub(crate) struct Launch {
     pub(crate) threads: c_uint,
     pub(crate) shared: c_uint,
     parameter: c_int,
-    bytes: [u8; 1024],
+    bytes: [u8; 2048],
 }
 
 impl Launch {
@@ -62,7 +62,7 @@ fn launches() -> Vec<Launch> {
         threads: 0,
         shared: 0,
         parameter: 0,
-        bytes: [0; 1024],
+        bytes: [0; 2048],
     };
     let mut launches = vec![none; 16];
     // SAFETY: gpu.c's; it writes sixteen launches at most, of the same layout.

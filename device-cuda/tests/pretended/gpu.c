@@ -125,7 +125,7 @@ typedef struct {
     char name[32], target[16];
     unsigned blocks, threads, shared;
     int parameter; /* bytes */
-    unsigned char bytes[1024];
+    unsigned char bytes[2048];
 } Launch;
 
 static __thread Launch launches[16];
@@ -170,7 +170,7 @@ int cuLaunchKernel(Function *function, unsigned x, unsigned y, unsigned z, unsig
     if (launch_fails) return launch_fails;
     if (y != 1 || z != 1 || threads_y != 1 || threads_z != 1 || extra || x == 0 || threads > 1024) return 1;
     if (shared > 48 * 1024 && (int)shared > function->shared) return 1;
-    if (launched == 16 || function->parameter > 1024) abort();
+    if (launched == 16 || function->parameter > 2048) abort();
     Launch *launch = &launches[launched++];
     *launch = (Launch){.blocks = x, .threads = threads, .shared = shared, .parameter = function->parameter};
     memcpy(launch->name, function->name, sizeof launch->name);
