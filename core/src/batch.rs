@@ -123,6 +123,7 @@ pub struct Problem<'a> {
     attention: Attention,
     batch: Batch<'a>,
     dtype: DType,
+    zeroed_store: bool,
 }
 
 impl<'a> Problem<'a> {
@@ -141,7 +142,7 @@ impl<'a> Problem<'a> {
         {
             return Err(ProblemError::FutureKeys { document, document_end, window_end: step.end() });
         }
-        Ok(Self { attention, batch, dtype })
+        Ok(Self { attention, batch, dtype, zeroed_store: false })
     }
 
     /// Joins the two for elements of type `E`.
@@ -150,6 +151,28 @@ impl<'a> Problem<'a> {
     /// As [`Problem::new`].
     pub fn of<E: Element>(attention: Attention, batch: impl Into<Batch<'a>>) -> Result<Self, ProblemError> {
         Self::new(attention, batch, E::DTYPE)
+    }
+
+    /// Promises that the gradient store was zeroed before the backward pass, that the steps of a sequence
+    /// run backward in the order of the [`Slot`](crate::Slot), and that nothing else adds to the rows of a
+    /// step before its turn. A device need not read what it adds to zeros then; results have the same bits.
+    ///
+    /// Where this is not so, what the store held may be missing from `dk` and `dv`.
+    #[must_use]
+    pub const fn on_zeroed_store(mut self) -> Self {
+        self.zeroed_store = true;
+        self
+    }
+
+    /// Rows of the gradient store's view, from its first on, that are known to hold zeros when the backward
+    /// of this batch begins. Ends with a document: 0 without the promise of
+    /// [`on_zeroed_store`](Problem::on_zeroed_store), [`Step::untouched`] with it. Walks over the documents.
+    pub fn zeroed_rows(&self) -> usize {
+        match (&self.batch, self.zeroed_store) {
+            (_, false) => 0,
+            (Batch::Step(step), true) => step.untouched().len(),
+            (Batch::Varlen(varlen), true) => varlen.k_rows(),
+        }
     }
 
     /// The operator.

@@ -145,7 +145,8 @@ pub struct Backward<'a, S: Space, E: Element> {
     /// `=` the gradient of the queries, `[q_rows, heads, head_dim]`.
     pub dq: RowsMut<'a, S, E>,
     /// `+=` the gradients of keys and values, `[k_rows, kv_heads, head_dim]` each: the window of
-    /// the slot's gradient store.
+    /// the slot's gradient store. Rows of [`Problem::zeroed_rows`] that get a gradient may be written
+    /// unread.
     pub dkv: KvMut<'a, S, f32>,
 }
 

@@ -238,6 +238,18 @@ impl<'a> Step<'a> {
         None
     }
 
+    /// The slot rows of the window that no later step adds to: all but those of a document that goes on
+    /// behind the micro-sequence. In a gradient store that was zeroed before the backward pass they hold
+    /// zeros until the step's turn. Walks over the documents.
+    pub fn untouched(&self) -> Range<usize> {
+        let mut document = self.first_document_begin..self.first_document_begin;
+        for &length in self.lengths {
+            document = document.end..document.end + length as usize;
+        }
+        let end = if document.end > self.write_end { document.start } else { self.end };
+        self.first_document_begin..end
+    }
+
     /// Writes the canonical `cu_seqlens_q` and `cu_seqlens_k`: prefix sums from 0 over the documents
     /// with rows in the step, keys counted from [`first_document_begin`](Step::first_document_begin).
     /// Both buffers need [`documents`](Step::documents)` + 1` entries; further ones are left alone.

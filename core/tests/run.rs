@@ -20,7 +20,7 @@ fn run(q: usize, kv: usize, dout: Option<usize>, ranks: usize) -> Result<(), Err
     let (q, kv, dout) = (elements(q), elements(kv), dout.map(elements));
     let plan = Plan::new(&[4, 2], 4).unwrap();
     let inputs = Sequence { plan, attention: operator(), q: &q, kv: &kv, dout: dout.as_deref() };
-    sequence(&HostHarness::new(Reference), &inputs, Options { ranks }).map(|_| ())
+    sequence(&HostHarness::new(Reference), &inputs, Options { ranks, ..Options::default() }).map(|_| ())
 }
 
 #[test]

@@ -162,7 +162,7 @@ fn sequence<E: Element>(input: &Input) {
     let run = |micro: usize, ranks: usize| {
         let plan = Plan::padded(&lengths, tokens, micro).expect("a legal plan");
         let inputs = Sequence { plan, attention, q: &q, kv: &kv, dout: Some(&dout) };
-        run::sequence(device(input.device), &inputs, Options { ranks })
+        run::sequence(device(input.device), &inputs, Options { ranks, ..Options::default() })
     };
     let whole = run(tokens.max(1), 1).expect("a whole sequence is legal");
     let ranks = usize::from(input.ranks % 4) + 1;

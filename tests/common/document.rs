@@ -130,7 +130,8 @@ impl<E: Element> Document<E> {
             kv: &kv,
             dout: Some(&dout),
         };
-        let outcome = run::sequence(harness, &inputs, Options { ranks: around.ranks }).unwrap();
+        let outcome =
+            run::sequence(harness, &inputs, Options { ranks: around.ranks, ..Options::default() }).unwrap();
         let gradients = outcome.gradients.unwrap();
         let rows = begin..begin + self.length;
         let lse = outcome.lse.chunks_exact(tokens).flat_map(|head| &head[rows.clone()]).copied().collect();

@@ -89,7 +89,8 @@ impl<E: Element> Packed<E> {
     pub(crate) fn expected<H: Harness>(&self, harness: &H, micro: usize, ranks: usize) -> Expected<E> {
         let whole = Options::default();
         let single = run::sequence(harness, &self.sequence(self.tokens.max(1)), whole).unwrap();
-        let simulated = run::sequence(harness, &self.sequence(micro), Options { ranks }).unwrap();
+        let simulated =
+            run::sequence(harness, &self.sequence(micro), Options { ranks, ..Options::default() }).unwrap();
         for results in [&single, &simulated] {
             self.check_golden(results);
         }

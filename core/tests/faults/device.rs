@@ -29,6 +29,7 @@ pub(crate) enum Fault {
     DependsOnPosition,
     DependsOnTheCut,
     OverwritesGradients,
+    TakesOpenRowsForZeros,
     RoundsTheStore,
     AddsPartialSums,
     IsNotDeterministic,
@@ -58,6 +59,7 @@ pub(crate) struct Prepared {
     attention: Attention,
     shape: Shape,
     segments: Vec<Segment>,
+    zeroed_rows: usize,
     uses: Cell<usize>,
 }
 
@@ -155,6 +157,7 @@ impl Device for Faulty {
             attention: operator(self.fault, problem.attention()),
             shape: problem.shape(),
             segments,
+            zeroed_rows: problem.zeroed_rows(),
             uses: Cell::new(0),
         })
     }
@@ -333,7 +336,10 @@ impl Faulty {
     ) -> Result<()> {
         let inner = alone(prepared, s);
         let mut dkv = operands.dkv.reborrow().narrow(s.k()).unwrap();
-        if self.has(Fault::OverwritesGradients) {
+        // What is known to hold zeros need not be read.
+        let zeroed = s.k().end <= prepared.zeroed_rows
+            || self.has(Fault::TakesOpenRowsForZeros) && prepared.zeroed_rows > 0;
+        if zeroed || self.has(Fault::OverwritesGradients) {
             clear(&mut dkv);
         }
         let before = take(&mut dkv, self.has(Fault::AddsPartialSums));

@@ -30,6 +30,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::DependsOnPosition, &["packing_does_not_change_bits"]),
     (Fault::DependsOnTheCut, &["steps_do_not_change_bits", "ranks_do_not_change_bits"]),
     (Fault::OverwritesGradients, &["gradients_add_to_the_store", "sequences_match_the_oracle"]),
+    (Fault::TakesOpenRowsForZeros, &["a_zeroed_store_has_the_same_bits"]),
     (Fault::RoundsTheStore, &["a_gradient_of_zero_adds_nothing"]),
     (Fault::AddsPartialSums, &["steps_do_not_change_gradient_bits"]),
     (Fault::IsNotDeterministic, &["results_repeat_bit_for_bit"]),

@@ -95,6 +95,7 @@ fn check(step: &Step<'_>, rows: &Rows, plan: &Plan<'_>) {
     assert_eq!(step.window(), expected.first_document_begin..own.end, "{}", what());
     assert_eq!(step.past(), expected.first_document_begin..own.start, "{}", what());
     assert_eq!(step.unfinished(), rows.unfinished(own.clone()), "{}", what());
+    assert_eq!(step.untouched(), rows.untouched(step.window(), step.write().end), "{}", what());
 
     let documents = rows.documents(own.clone());
     assert_eq!(step.documents(), documents.len(), "{}", what());

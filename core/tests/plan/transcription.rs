@@ -111,6 +111,15 @@ impl Rows {
         let document = *self.documents(rows.clone()).last()?;
         (self.ends[document] > rows.end).then(|| (document, self.ends[document]))
     }
+
+    /// The rows of a window that no query from row `later` on can see, counted from the window's begin.
+    pub(crate) fn untouched(&self, window: Range<usize>, later: usize) -> Range<usize> {
+        let touched = |&row: &usize| {
+            let document = self.documents[row];
+            document.is_some() && self.documents[later..].contains(&document)
+        };
+        window.start..window.clone().find(touched).unwrap_or(window.end)
+    }
 }
 
 /// What the crate says of a step.

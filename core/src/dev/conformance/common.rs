@@ -112,8 +112,19 @@ impl<E: Element> SequenceData<E> {
         attention: Attention,
         ranks: usize,
     ) -> Outcome<E, SequenceGradients<E>> {
+        self.run_with(harness, plan, attention, Options { ranks, ..Options::default() })
+    }
+
+    #[track_caller]
+    pub(super) fn run_with<H: Harness>(
+        &self,
+        harness: &H,
+        plan: Plan<'_>,
+        attention: Attention,
+        options: Options,
+    ) -> Outcome<E, SequenceGradients<E>> {
         let inputs = Sequence { plan, attention, q: &self.q, kv: &self.kv, dout: Some(&self.dout) };
-        sequence(harness, &inputs, Options { ranks }).unwrap_or_else(|e| panic!("a sequence failed: {e}"))
+        sequence(harness, &inputs, options).unwrap_or_else(|e| panic!("a sequence failed: {e}"))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::common::{SequenceData, assert_same_bits, data, expected, operators, run};
 use crate::dev::cases::Documents;
+use crate::dev::run::Options;
 use crate::dev::run::call::{Data, Manner};
 use crate::dev::{Harness, Quantity, Random, assert_close, oracle};
 use crate::{Element, Plan, bf16, f16};
@@ -54,6 +55,33 @@ fn zero_adds_nothing<H: Harness, E: Element>(harness: &H) {
         assert_same_bits("dk after a gradient of 0", &gradients.dk, &data.dk);
         assert_same_bits("dv after a gradient of 0", &gradients.dv, &data.dv);
         assert!(gradients.dq.iter().all(|x| x.to_f32() == 0.0), "dq of a gradient of 0 is not 0");
+    }
+}
+
+/// A device that is told which rows of the gradient store hold zeros gives the same bits as one that is not:
+/// in sequences whose documents end in a step, go on behind it or behind a rank's share of it, and in padding.
+pub fn a_zeroed_store_has_the_same_bits<H: Harness>(harness: &H) {
+    zeroed_is_the_same::<H, f32>(harness);
+    zeroed_is_the_same::<H, f16>(harness);
+    zeroed_is_the_same::<H, bf16>(harness);
+}
+
+fn zeroed_is_the_same<H: Harness, E: Element>(harness: &H) {
+    let (lengths, tokens) = (&[33, 1, 8, 150, 0, 40, 24], 260);
+    for attention in operators::<H, E>(harness) {
+        let data = SequenceData::<E>::new(&attention, tokens, 16);
+        for (micro_sequence_length, ranks) in [(tokens, 1), (64, 1), (50, 3), (7, 1)] {
+            let run = |zeroed_store| {
+                let plan = Plan::padded(lengths, tokens, micro_sequence_length).expect("a legal plan");
+                data.run_with(harness, plan, attention, Options { ranks, zeroed_store })
+            };
+            let (given, expected) = (run(true), run(false));
+            let (given, expected) = (given.gradients, expected.gradients);
+            let (given, expected) = (given.expect("dout was given"), expected.expect("dout was given"));
+            let what = format!("steps of {micro_sequence_length} rows, {ranks} ranks, {}", E::DTYPE);
+            assert_same_bits(&format!("dq, told of zeros, {what}"), &given.dq, &expected.dq);
+            assert_same_bits(&format!("dkv, told of zeros, {what}"), &given.dkv, &expected.dkv);
+        }
     }
 }
 

@@ -13,8 +13,8 @@ mod rows;
 
 pub use copies::{accumulate_adds, flush_rounds, gather_copies_the_shares};
 pub use gradients::{
-    a_gradient_of_zero_adds_nothing, gradients_add_to_the_store, results_repeat_bit_for_bit,
-    steps_do_not_change_gradient_bits,
+    a_gradient_of_zero_adds_nothing, a_zeroed_store_has_the_same_bits, gradients_add_to_the_store,
+    results_repeat_bit_for_bit, steps_do_not_change_gradient_bits,
 };
 pub use invariance::{packing_does_not_change_bits, ranks_do_not_change_bits, steps_do_not_change_bits};
 pub use oracle::{
@@ -55,6 +55,7 @@ macro_rules! __for_each_conformance_rule {
             ranks_do_not_change_bits
             gradients_add_to_the_store
             a_gradient_of_zero_adds_nothing
+            a_zeroed_store_has_the_same_bits
             results_repeat_bit_for_bit
             steps_do_not_change_gradient_bits
             gather_copies_the_shares

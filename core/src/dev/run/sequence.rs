@@ -29,11 +29,14 @@ pub struct Sequence<'a, E> {
 pub struct Options {
     /// Simulated ranks: each has its share of every step and a gradient store of its own.
     pub ranks: usize,
+    /// Whether the device is told that the gradient stores were zeroed
+    /// ([`Problem::on_zeroed_store`]), as they are.
+    pub zeroed_store: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { ranks: 1 }
+        Self { ranks: 1, zeroed_store: false }
     }
 }
 
@@ -108,7 +111,7 @@ impl<'a, H: Harness, E: Element> Run<'a, H, E> {
         check_elements::<H>("kv", kv.len(), tokens * 2 * attention.kv_heads() * head_dim)?;
         check_elements::<H>("dout", dout.map_or(q_elements, <[E]>::len), q_elements)?;
 
-        let turns = plan.steps().map(|step| turn::<H, E>(harness, step, attention, options.ranks));
+        let turns = plan.steps().map(|step| turn::<H, E>(harness, step, attention, options));
         let turns = turns.collect::<Result<Vec<_>, H>>()?;
         let prepared = turns.iter().flat_map(|turn| &turn.shares).map(|share| &share.prepared);
         let scratch = scratch(harness, prepared);
@@ -185,12 +188,13 @@ fn turn<'a, H: Harness, E: Element>(
     harness: &H,
     step: Step<'a>,
     attention: &Attention,
-    ranks: usize,
+    Options { ranks, zeroed_store }: Options,
 ) -> Result<Turn<'a, PreparedOf<H>>, H> {
     // At least one, so that no ranks at all is the error of `share`.
     let shares = (0..ranks.max(1)).map(|rank| {
         let share = step.share(rank, ranks)?;
         let problem = Problem::new(*attention, share, E::DTYPE)?;
+        let problem = if zeroed_store { problem.on_zeroed_store() } else { problem };
         let prepared = harness.device().prepare(&problem).map_err(RunError::Device)?;
         Ok(Share { step: share, prepared })
     });
