@@ -44,12 +44,14 @@ struct KeyTile {
     i32 last_end;                // those before it: to whose dq they are the last to add
     i32 whole_begin[2];          // by half of the keys: the query tiles of which every query...
     i32 whole_end[2];            // ... sees all of the half
+    i32 seen_begin[2];           // likewise: query tiles before it see none of the half
+    i32 zeroed;                  // 1 where dk and dv of the keys are known to be 0 in the store
     i32 number;                  // of tile 0 among the query tiles of the step; may be below 0
     i32 walk;                    // number of the walk's counter in `turns`
     i32 before, after;           // how many parts of the walk come before and after this one
     i32 finishes;                // 1 where some walk of the step is cut
 };
-static_assert(sizeof(KeyTile) == 80, "src/args.rs has the same size");
+static_assert(sizeof(KeyTile) == 92, "src/args.rs has the same size");
 
 // Arguments of every attention kernel; each kernel's head comment says which fields it reads.
 struct Attention {

@@ -10,9 +10,9 @@
 // Blocks stay and take pieces by ticket. Two warpgroups compute. Up to head_dim 128 they own 64 keys each
 // (own_keys.cuh); with larger heads they share 64, one makes p and dv, one ds and dk (share_keys.cuh). s, p,
 // dp, ds and the sums dk, dv are in registers; dk, dv start as what the store holds and go back there at the
-// end, so steps of a sequence run one after the other continue one sum. ds also goes to shared memory, where
-// each of the two multiplies all of it with half of k's columns, a tile or two later. Other warps bring the
-// tiles and take the turns (serve.cuh). README.md draws the pipelines.
+// end, so steps of a sequence run one after the other continue one sum. Zeros that the host knows of are not read
+// there. ds also goes to shared memory, where each of the two multiplies all of it with half of k's columns, a
+// tile or two later. Other warps bring the tiles and take the turns (serve.cuh). README.md draws the pipelines.
 //
 // dq of a query tile is a sum over key tiles, that is over blocks. They add in turn, ascending
 // (schedule.cuh): the first stores to `dq_sum`, the others add in the L2 cache, the last adds in
@@ -45,6 +45,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
     fence_proxy_async();
     if (threadIdx.x == 0) shared.init();
+    griddepcontrol_launch_dependents();
+    griddepcontrol_wait();  // nothing in global memory was touched until here
     __syncthreads();
 
     if (group == GROUPS) {

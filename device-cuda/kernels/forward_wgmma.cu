@@ -382,6 +382,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const Shared shared(shared_address(memory));
     const i32 group = __shfl_sync(0xffffffff, threadIdx.x / 128, 0);
     if (threadIdx.x == 0) shared.init();
+    griddepcontrol_launch_dependents();
+    griddepcontrol_wait();  // nothing in global memory was touched until here
     __syncthreads();
 
     if (group == GROUPS) {

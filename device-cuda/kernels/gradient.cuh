@@ -56,9 +56,9 @@ __device__ inline void as_rows(Sum& sum, Lane lane) {
 // Applies `visit(begin, columns behind it, whether they exist, four elements)` to this thread's part, as rows;
 // `begin_of(key, column)` is where the part of a row begins.
 template <typename BeginOf, typename Visit>
-__device__ inline void each_four(Sum& sum, const Piece& piece, i32 key0, i32 head_dim, Lane lane, BeginOf begin_of,
+__device__ inline void each_four(Sum& sum, i32 keys, i32 key0, i32 head_dim, Lane lane, BeginOf begin_of,
                                  Visit visit) {
-    const i32 column = lane.thread % 2 * 8 + lane.thread % 4 / 2 * 4, keys = piece.keys();
+    const i32 column = lane.thread % 2 * 8 + lane.thread % 4 / 2 * 4;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const i32 key = key0 + lane.row() + half * 8;
@@ -89,7 +89,7 @@ __device__ inline void load_gradient(Sum& sum, const View& store, const Piece& p
     const auto load = [](const f32* begin, int behind, bool exists, Four& x) {
         ld_global_f32x4_or_zero(x, begin + behind, exists);
     };
-    each_four(sum, piece, key0, head_dim, lane, StoreRows(store, piece), load);
+    each_four(sum, piece.held(), key0, head_dim, lane, StoreRows(store, piece), load);
 }
 
 // The same where the loader has brought them.
@@ -100,7 +100,7 @@ __device__ inline void take_gradient(Sum& sum, u32 room, const Piece& piece, i32
 #pragma unroll
         for (int i = 0; i < 4; ++i) x[i] = exists ? x[i] : 0.f;
     };
-    each_four(sum, piece, key0, head_dim, lane, begin_of, take);
+    each_four(sum, piece.held(), key0, head_dim, lane, begin_of, take);
 }
 
 __device__ inline void store_gradient(Sum& sum, const View& store, const Piece& piece, i32 key0, i32 head_dim,
@@ -111,5 +111,5 @@ __device__ inline void store_gradient(Sum& sum, const View& store, const Piece& 
                                                           canonical(x[3])};
     };
     as_rows(sum, lane);
-    each_four(sum, piece, key0, head_dim, lane, StoreRows(store, piece), put);
+    each_four(sum, piece.keys(), key0, head_dim, lane, StoreRows(store, piece), put);
 }

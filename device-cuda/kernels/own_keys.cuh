@@ -1,5 +1,6 @@
 // The warpgroups of backward_wgmma that own keys: s, p, dp, ds of 64 keys by a tile of queries, the sums dk
-// and dv, and half of the columns of the tile's dq.
+// and dv, and half of the columns of the tile's dq. Walks end with queries that see the first half of the keys
+// only, or with all, where the document has no keys for the second: one warpgroup has the matrix unit then.
 #pragma once
 #include "gradient.cuh"
 #include "unit.cuh"
@@ -96,8 +97,7 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
         }
         as_products(dv, lane);
         as_products(dk, lane);
-        take_unit(group);
-        for (i32 t = end - 1; t >= begin; --t) {
+        const auto take_tile = [&](i32 t) {
             const u32 q_tile = stage.of(shared.q, Shape::QUERY_TILE);
             const u32 dout_tile = stage.of(shared.dout, Shape::QUERY_TILE);
             const u32 stats = stage.of(shared.stats, Shape::STATS);
@@ -144,7 +144,40 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
             older = newer;
             newer = {t, mark};
             stage.advance();
-        }
+        };
+        // The same for queries that see none of this warpgroup's keys: ds is 0, and only dq is left to be made.
+        const auto pass_tile = [&](i32 t) {
+            const i32 older_k = keys.stage ^ (t + 2 >= end);
+            const Narrow no_ds16 = {};
+            stage.wait_filled(shared.q_here);
+            make_dq(older_k);
+            pass_unit(group);
+            const u32 mark = ld_shared_i32(stage.of(shared.marks));
+            wgmma_wait_group<0>();
+            release(stage.before().of(shared.q_free), t + 1 < end);
+            put_dq(older_k);
+            if (t + 1 == end) wait(shared.v_here, v_parity);
+            stage.wait_filled(shared.dout_here);
+            take_unit(group);
+            pass_unit(group);
+            publish_dq(older_k);
+            release(shared.v_free, t == begin);
+            release(stage.of(shared.dout_free));
+            stage.wait_free(shared.ds_free);
+            store_scores(stage.of(shared.ds, Shape::SCORE_TILE), no_ds16, key0, lane);
+            take_unit(group);
+            fence_proxy_async();
+            release(stage.of(shared.ds_here));
+            older = newer;
+            newer = {t, mark};
+            stage.advance();
+        };
+        take_unit(group);
+        const i32 seen_begin = uniform(piece.seen_begin(group));
+        i32 t = end - 1;
+        for (; t >= seen_begin; --t) take_tile(t);
+        wgmma_wait_group<0>();  // no product is on its way where tiles of the other kind begin
+        for (; t >= begin; --t) pass_tile(t);
         pass_unit(group);
         wgmma_wait_group<0>();
         release(stage.before().of(shared.q_free));

@@ -42,6 +42,7 @@ struct Piece {
     FIELD(before)
     FIELD(after)
     FIELD(finishes)
+    FIELD(zeroed)
 #undef FIELD
     __device__ i32 kv_head() const { return word(KV_HEAD); }
     __device__ bool exists() const { return kv_head() >= 0; }
@@ -50,6 +51,12 @@ struct Piece {
     __device__ i32 number(i32 t, i32 kv_heads) const {
         return (word(offsetof(KeyTile, number)) + t) * kv_heads + kv_head();
     }
+
+    // Query tiles before it see nothing of a half.
+    __device__ i32 seen_begin(i32 half) const { return word(offsetof(KeyTile, seen_begin) + 4 * half); }
+
+    // Those for which the store may hold something.
+    __device__ i32 held() const { return zeroed() ? 0 : keys(); }
 
     // How many parts of the walk have left dk and dv in the store.
     __device__ u32* walked(const Attention& args) const {

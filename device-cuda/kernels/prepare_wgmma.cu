@@ -11,6 +11,7 @@
 // Reads out, dout, lse, tiles (query tiles as backward_wgmma cuts them; `begin` counts tiles from
 // position 0 and may be below 0). Writes stats (=), turns (=), and dq (=) of rows without keys.
 #include "dot.cuh"
+#include "ptx_sm90.cuh"
 #include "shape_sm90.cuh"
 
 constexpr int ROWS = BackwardWarpgroups<64>::ROWS;  // as of every head_dim
@@ -29,6 +30,8 @@ struct alignas(16) Eight {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     prepare(const __grid_constant__ Attention args) {
+    griddepcontrol_launch_dependents();
+    griddepcontrol_wait();  // the backward before reads stats and turns
     u32* const turns = reinterpret_cast<u32*>(args.turns);
     for (i32 i = blockIdx.x * THREADS + threadIdx.x; i < args.turn_count; i += gridDim.x * THREADS)
         turns[i] = 0;

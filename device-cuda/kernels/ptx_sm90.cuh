@@ -330,3 +330,10 @@ __device__ inline f32 add_ftz(f32 a, f32 b) {
 __device__ inline void bar_arrive(u32 id, u32 threads) {
     asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+
+// Until the kernels before this one in the stream are complete and what they wrote is here.
+__device__ inline void griddepcontrol_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+// The kernel behind this one may begin as soon as there is room for it.
+__device__ inline void griddepcontrol_launch_dependents() {
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}

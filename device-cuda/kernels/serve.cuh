@@ -134,10 +134,11 @@ struct Loader {
     // document's come too, whatever they hold just now.
     __device__ void bring_gradients(const Piece& piece) {
         await_walk(piece, args.attention, lane);
-        fence_proxy_async_all();  // who wrote them there was not the copy engine
+        if (piece.before() > 0) fence_proxy_async_all();  // who wrote them there was not the copy engine
         wait(shared.dkv_free, v_parity ^ 1);
-        expect(shared.dkv_here, Shape::DKV_ROOM);
-        if (!lane.leads()) return;
+        const bool held = piece.held() > 0;
+        expect(shared.dkv_here, held ? Shape::DKV_ROOM : 0);
+        if (!lane.leads() || !held) return;
         const i32 head = piece.kv_head(), row = piece.key_row();
         cp_async_bulk_tensor_3d(shared.dkv, &args.dk, 0, head, row, shared.dkv_here);
         cp_async_bulk_tensor_3d(shared.dkv + Shape::DKV_ROOM / 2, &args.dv, 0, head, row, shared.dkv_here);

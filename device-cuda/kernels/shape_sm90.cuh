@@ -55,13 +55,13 @@ struct BackwardWarpgroups {
     // With the marks of query tiles.
     static constexpr int BARRIERS =
         (OWN_KEYS ? 3 : 5) + 8 * STAGES + 2 * DOUT_STAGES + 3 * ADDERS * DQ_ROUNDS + (DKV_STAGED ? 2 : 0);
-    static constexpr int SHARED = TILES + 8 * BARRIERS + STAGES * 84;
+    static constexpr int SHARED = TILES + 8 * BARRIERS + STAGES * (sizeof(KeyTile) + 4);
     // Of a thread of those who compute, of a thread that serves them: together what three times 168 are.
     static constexpr int REGISTERS = DKV_STAGED ? 216 : 240, SERVER_REGISTERS = DKV_STAGED ? 72 : 24;
 };
 
 static_assert(ForwardWarpgroups<64>::SHARED == 98408 && ForwardWarpgroups<96>::SHARED == 196712);
 static_assert(ForwardWarpgroups<128>::SHARED == 196712 && ForwardWarpgroups<192>::SHARED == 196696);
-static_assert(ForwardWarpgroups<256>::SHARED == 196696 && BackwardWarpgroups<64>::SHARED == 198072);
-static_assert(BackwardWarpgroups<96>::SHARED == 230824 && BackwardWarpgroups<128>::SHARED == 230824);
-static_assert(BackwardWarpgroups<192>::SHARED == 214528 && BackwardWarpgroups<256>::SHARED == 230896);
+static_assert(ForwardWarpgroups<256>::SHARED == 196696 && BackwardWarpgroups<64>::SHARED == 198096);
+static_assert(BackwardWarpgroups<96>::SHARED == 230848 && BackwardWarpgroups<128>::SHARED == 230848);
+static_assert(BackwardWarpgroups<192>::SHARED == 214552 && BackwardWarpgroups<256>::SHARED == 230920);

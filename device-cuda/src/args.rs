@@ -45,13 +45,15 @@ pub(crate) struct KeyTile {
     pub(crate) last_end: i32,
     pub(crate) whole_begin: [i32; 2],
     pub(crate) whole_end: [i32; 2],
+    pub(crate) seen_begin: [i32; 2],
+    pub(crate) zeroed: i32,
     pub(crate) number: i32,
     pub(crate) walk: i32,
     pub(crate) before: i32,
     pub(crate) after: i32,
     pub(crate) finishes: i32,
 }
-const _: () = assert!(size_of::<KeyTile>() == 80);
+const _: () = assert!(size_of::<KeyTile>() == 92);
 
 /// Arguments of every attention kernel.
 #[derive(Clone, Copy, Debug, Default)]

@@ -109,41 +109,6 @@ impl Cuda {
         self.stream.context()
     }
 
-    /// Launches a kernel that takes a block of the type `A`.
-    pub(crate) fn launch<A>(
-        &self,
-        kernel: Kernel,
-        blocks: usize,
-        threads: u32,
-        shared: usize,
-        mut args: A,
-    ) -> Result<(), CudaError> {
-        if blocks == 0 {
-            return Ok(());
-        }
-        let driver = self.stream.context().driver;
-        let mut parameters = [(&raw mut args).cast::<c_void>()];
-        // SAFETY: the kernel takes one parameter, a block of the type `A` (args.rs), which the driver
-        // copies before it returns. The context is current, the stream is one of it. What the block
-        // points to was checked to hold what the kernel reads and writes, by the caller.
-        let code = unsafe {
-            (driver.launch)(
-                kernel.0,
-                blocks as u32,
-                1,
-                1,
-                threads,
-                1,
-                1,
-                shared as u32,
-                self.stream.raw(),
-                parameters.as_mut_ptr(),
-                core::ptr::null_mut(),
-            )
-        };
-        driver.check("cuLaunchKernel", code)
-    }
-
     fn move_rows<F: Scalar, T: Scalar>(
         &self,
         kernel: Kernel,

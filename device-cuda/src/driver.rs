@@ -5,6 +5,7 @@
 //! driver cannot do, and return an enumeration that newer drivers' codes are not part of.
 
 use crate::CudaError;
+use crate::launch::LaunchConfig;
 use core::ffi::{c_char, c_int, c_uint, c_void};
 use cust::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream};
 #[cfg(feature = "nccl")]
@@ -59,10 +60,7 @@ driver! {
     module_unload: b"cuModuleUnload\0"(CUmodule);
     module_function: b"cuModuleGetFunction\0"(*mut CUfunction, CUmodule, *const c_char);
     function_attribute: b"cuFuncSetAttribute\0"(CUfunction, c_uint, c_int);
-    launch: b"cuLaunchKernel\0"(
-        CUfunction, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, CUstream,
-        *mut *mut c_void, *mut *mut c_void
-    );
+    launch: b"cuLaunchKernelEx\0"(*const LaunchConfig, CUfunction, *mut *mut c_void, *mut *mut c_void);
     tensor_map: b"cuTensorMapEncodeTiled\0"(
         *mut c_void, c_uint, c_uint, *mut c_void, *const u64, *const u64, *const u32, *const u32,
         c_uint, c_uint, c_uint, c_uint

@@ -41,6 +41,7 @@ mod driver;
 mod error;
 #[cfg(feature = "dev")]
 mod harness;
+mod launch;
 mod memory;
 mod module;
 #[cfg(feature = "nccl")]

@@ -88,7 +88,11 @@ pub struct LoadedModule {
 
 /// A kernel of a loaded module.
 #[derive(Clone, Copy)]
-pub(crate) struct Kernel(pub(crate) CUfunction);
+pub(crate) struct Kernel {
+    pub(crate) function: CUfunction,
+    /// Whether it waits by itself for what comes before it in the stream, and so may begin early.
+    pub(crate) waits: bool,
+}
 
 // SAFETY: a function handle may be used from every thread.
 unsafe impl Send for Kernel {}
@@ -151,6 +155,7 @@ impl Modules {
 
 fn load(driver: &Driver, source: &str, entry: &str, shared: usize) -> Result<Loaded, CudaError> {
     let begin = Instant::now();
+    let waits = source.contains("griddepcontrol.wait");
     let source = CString::new(source).expect("PTX has no zeros in it");
     let entry = CString::new(entry).expect("names have no zeros in them");
     let mut module = core::ptr::null_mut();
@@ -168,7 +173,7 @@ fn load(driver: &Driver, source: &str, entry: &str, shared: usize) -> Result<Loa
         let code = unsafe { (driver.function_attribute)(function, attribute, shared as c_int) };
         driver.check("cuFuncSetAttribute", code)?;
     }
-    Ok(Loaded { module, kernel: Kernel(function), took: begin.elapsed() })
+    Ok(Loaded { module, kernel: Kernel { function, waits }, took: begin.elapsed() })
 }
 
 #[cfg(test)]

@@ -159,13 +159,47 @@ pub(crate) fn bytes_of(tile: Tile) -> impl Iterator<Item = u8> {
 }
 
 pub(crate) fn bytes_of_key_tile(tile: KeyTile) -> impl Iterator<Item = u8> {
-    let KeyTile { key_row, keys, key, position_row, row_begin, row_end, begin, end, .. } = tile;
-    let KeyTile { first_begin, first_end, last_end, whole_begin, whole_end, number, .. } = tile;
-    let KeyTile { walk, before, after, finishes, .. } = tile;
+    // Every field by name, so that none is forgotten.
+    #[rustfmt::skip]
+    let KeyTile {
+        key_row, keys, key, position_row, row_begin, row_end, begin, end, first_begin, first_end, last_end,
+        whole_begin, whole_end, seen_begin, zeroed, number, walk, before, after, finishes,
+    } = tile;
     [key_row, keys, key, position_row, row_begin, row_end, begin, end, first_begin, first_end, last_end]
         .into_iter()
         .chain(whole_begin)
         .chain(whole_end)
-        .chain([number, walk, before, after, finishes])
+        .chain(seen_begin)
+        .chain([zeroed, number, walk, before, after, finishes])
         .flat_map(i32::to_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::mem::offset_of;
+
+    fn word(offset: usize) -> i32 {
+        (offset / 4) as i32
+    }
+
+    #[test]
+    fn key_tiles_are_written_as_the_kernels_read_them() {
+        macro_rules! words {
+            ($($field:ident)*) => {
+                KeyTile {
+                    whole_begin: [0, 1].map(|half| word(offset_of!(KeyTile, whole_begin)) + half),
+                    whole_end: [0, 1].map(|half| word(offset_of!(KeyTile, whole_end)) + half),
+                    seen_begin: [0, 1].map(|half| word(offset_of!(KeyTile, seen_begin)) + half),
+                    $($field: word(offset_of!(KeyTile, $field)),)*
+                }
+            };
+        }
+        let tile = words! {
+            key_row keys key position_row row_begin row_end begin end first_begin first_end last_end zeroed
+            number walk before after finishes
+        };
+        let expected: Vec<u8> = (0..size_of::<KeyTile>() as i32 / 4).flat_map(i32::to_ne_bytes).collect();
+        assert_eq!(bytes_of_key_tile(tile).collect::<Vec<_>>(), expected);
+    }
 }

@@ -1,5 +1,6 @@
 //! The compiled variants and their tile sizes. Twin of `kernels/shape.cuh` and `kernels/shape_sm90.cuh`.
 
+use crate::args::KeyTile;
 use microseq_core::{Attention, DType};
 
 /// Which kernels compute a problem.
@@ -144,7 +145,7 @@ impl WgmmaBackward {
         // Warpgroups own 64 keys each, or share them.
         let own_keys = head_dim <= 128;
         let (rows, keys, panels) = (64, if own_keys { 128 } else { 64 }, head_dim.div_ceil(64));
-        let (stages, pieces, adders) = (2, 2 * 84, 3);
+        let (stages, pieces, adders) = (2, 2 * (size_of::<KeyTile>() + 4), 3);
         let key_stages = if own_keys { 2 } else { 1 };
         let dout_stages = if head_dim <= 192 { 2 } else { 1 };
         let (key_tile, query_tile) = (keys * panels * PANEL_BYTES, rows * panels * PANEL_BYTES);
@@ -166,6 +167,11 @@ impl WgmmaBackward {
             + 3 * adders * dq_rounds
             + dkv_barriers;
         Self { head_dim, rows, keys, shared: tiles + barriers * 8 + pieces }
+    }
+
+    /// Whether the copy engine brings a piece's dk and dv, beside which there is room for them.
+    pub(crate) const fn stages_gradients(&self) -> bool {
+        self.head_dim <= 64
     }
 
     /// f32 that a query tile's stats take.
@@ -205,8 +211,8 @@ const _: () = {
     }
     assert!(forward(64, 98_408) && forward(96, 196_712) && forward(128, 196_712));
     assert!(forward(192, 196_696) && forward(256, 196_696));
-    assert!(backward(64, 198_072) && backward(96, 230_824) && backward(128, 230_824));
-    assert!(backward(192, 214_528) && backward(256, 230_896));
+    assert!(backward(64, 198_096) && backward(96, 230_848) && backward(128, 230_848));
+    assert!(backward(192, 214_552) && backward(256, 230_920));
 };
 
 #[cfg(test)]

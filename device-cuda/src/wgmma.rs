@@ -2,7 +2,7 @@
 //! can compute a call. `None` is where the device lacks the unit, or they do not compute such problems.
 
 use crate::CudaError;
-use crate::args::{Attention, BackwardWgmma, ForwardWgmma, KeyTile};
+use crate::args::{Attention, BackwardWgmma, ForwardWgmma, KeyTile, TensorMap};
 use crate::cuda::Cuda;
 use crate::memory::Buffer;
 use crate::module::Kernel;
@@ -127,13 +127,12 @@ impl Backward {
     /// Whether the copy engine can bring these operands, whose heads begin at multiples of 16 bytes.
     pub(crate) fn takes(&self, args: &Attention) -> bool {
         let Operands { q, kv, .. } = &self.operands;
-        let gradient = kv.gradient();
+        let gradients = || [&args.dk, &args.dv].into_iter().all(|view| kv.gradient().fits(view));
         q.fits(&args.q)
             && q.fits(&args.dout)
             && kv.fits(&args.k)
             && kv.fits(&args.v)
-            && gradient.fits(&args.dk)
-            && gradient.fits(&args.dv)
+            && (!self.shape.stages_gradients() || gradients())
     }
 
     /// `begin` is where the parts of the scratch count from.
@@ -160,15 +159,18 @@ impl Backward {
             return Ok(());
         }
         let (tokens, keys) = (self.shape.rows / group, self.shape.keys);
-        let gradient = kv.gradient();
+        let gradient = |view| match self.shape.stages_gradients() {
+            true => kv.gradient().map(driver, view, 1, keys),
+            false => Ok(TensorMap::default()),
+        };
         let args = BackwardWgmma {
             q: q.map(driver, &args.q, *group, tokens)?,
             k: kv.map(driver, &args.k, 1, keys)?,
             v: kv.map(driver, &args.v, 1, keys)?,
             dout: q.map(driver, &args.dout, *group, tokens)?,
             stats: dense(driver, args.stats, self.shape.stats_len(), self.numbers())?,
-            dk: gradient.map(driver, &args.dk, 1, keys)?,
-            dv: gradient.map(driver, &args.dv, 1, keys)?,
+            dk: gradient(&args.dk)?,
+            dv: gradient(&args.dv)?,
             attention: Attention { tiles: lists, tile_count: self.keys as i32, ..args },
         };
         let blocks = self.operands.blocks_for(self.keys);

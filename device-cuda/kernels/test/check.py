@@ -12,7 +12,7 @@ import torch
 
 import driver
 import driver_sm90
-from driver import NO_WINDOW, step_documents
+from driver import NO_WINDOW, step_documents, visible, zeroed_rows
 
 if torch.cuda.get_device_capability() == (9, 0) and "--sm80" not in sys.argv:
     driver = driver_sm90
@@ -99,9 +99,9 @@ def strided(rows, heads, dim, dtype, pad, fill=None):
 
 
 def case(dtype, head_dim, heads, kv_heads, documents, causal=True, window=NO_WINDOW, scale=None,
-         softcap=0.0, pad=0, packed=False):
+         softcap=0.0, pad=0, packed=False, zeroed=False):
     name = (f"{dtype} d={head_dim} h={heads}/{kv_heads} causal={causal} window={window} "
-            f"scale={scale} softcap={softcap} pad={pad} packed={packed} {documents[:4]}")
+            f"scale={scale} softcap={softcap} pad={pad} packed={packed} zeroed={zeroed} {documents[:4]}")
     rows = max(a + b for a, b, _, _ in documents)
     key_rows = max(1, max(c + d for _, _, c, d in documents))
     scale = head_dim ** -0.5 if scale is None else scale
@@ -114,14 +114,22 @@ def case(dtype, head_dim, heads, kv_heads, documents, causal=True, window=NO_WIN
     out, dq = (strided(rows, heads, head_dim, dtype, pad, math.nan) for _ in range(2))
     lse = poisoned(heads, rows + 3, dtype=torch.float32)[:, :rows]
     store = torch.randn(key_rows, 2 * kv_heads, head_dim, device="cuda")
+    if zeroed:
+        store.zero_()
     dkv = store.clone()
 
     shape = Shape(dtype, head_dim)
-    schedule = Schedule(documents, heads // kv_heads, causal, window, shape)
+    schedule = Schedule(documents, heads // kv_heads, causal, window, shape, key_rows if zeroed else 0)
     scratch = Scratch(schedule, rows, heads, kv_heads)
     call = Call(schedule, q, k, v, out, lse, scale, softcap)
     call.forward()
-    call.backward(scratch, dout, dq, dkv[:, :kv_heads], dkv[:, kv_heads:])
+    dk, dv = dkv[:, :kv_heads], dkv[:, kv_heads:]
+    if zeroed and getattr(call, "hopper", lambda *_: False)(dout, dq, dk, dv):
+        for _, queries, row, keys in documents:  # what is promised to hold zeros is not read
+            low = visible(keys - queries, keys, causal, window)[0]
+            high = visible(keys - 1, keys, causal, window)[1] if queries else 0
+            dkv[row + low:row + max(low, high)] = math.nan
+    call.backward(scratch, dout, dq, dk, dv)
     torch.cuda.synchronize()
 
     want = reference(documents, q, k, v, dout, causal, window, scale, softcap)
@@ -154,11 +162,12 @@ def random_cases(count, seed):
         case(dtype, head_dim, heads, kv_heads, random_documents(rng, rng.random() < 0.5),
              causal=rng.random() < 0.7, window=rng.choice([NO_WINDOW, NO_WINDOW, 1, 17, 100]),
              scale=rng.choice([None, None, 0.3, -0.2, 0.0]), softcap=rng.choice([0.0, 0.0, 3.0]),
-             pad=rng.choice([0, 8, 3]), packed=rng.random() < 0.5)
+             pad=rng.choice([0, 8, 3]), packed=rng.random() < 0.5, zeroed=rng.random() < 0.4)
 
 
-def sequence(lengths, tokens, cuts, q, k, v, dout, schedule_for):
-    """Forward over steps in order and backward in reverse; the store's gradient starts at 0."""
+def sequence(lengths, tokens, cuts, q, k, v, dout, schedule_for, told=False):
+    """Forward over steps in order and backward in reverse; the store's gradient starts at 0. `told`: where it still
+    does is said."""
     heads, kv_heads = q.shape[1], k.shape[1]
     out, dq = torch.full_like(q, math.nan), torch.full_like(q, math.nan)
     lse = poisoned(heads, tokens, dtype=torch.float32)
@@ -167,7 +176,7 @@ def sequence(lengths, tokens, cuts, q, k, v, dout, schedule_for):
     calls = []
     for begin, end in steps:
         documents, first = step_documents(lengths, begin, end)
-        schedule = schedule_for(documents)
+        schedule = schedule_for(documents, zeroed_rows(lengths, begin, end) if told else 0)
         call = Call(schedule, q[begin:end], k[first:end], v[first:end], out[begin:end],
                     lse[:, begin:end])
         call.forward()
@@ -192,7 +201,7 @@ def same_bits(case, names, a, b, select):
 def invariants(dtype, head_dim, heads, kv_heads, window):
     group = heads // kv_heads
     shape = Shape(dtype, head_dim)
-    schedule_for = lambda documents: Schedule(documents, group, True, window, shape)
+    schedule_for = lambda documents, zeroed: Schedule(documents, group, True, window, shape, zeroed)
     grain = 1 if not shape.mma else shape.rows // math.gcd(shape.rows, group)
     if getattr(shape, "hopper", False):
         grain = shape.b_rows // group
@@ -208,6 +217,8 @@ def invariants(dtype, head_dim, heads, kv_heads, window):
         cut = sequence(lengths, tokens, cuts, *data, schedule_for)
         names = ("out", "lse", "dq", "dk", "dv") if grain == 1 else ("out", "lse", "dq")
         same_bits(f"{name} cuts {cuts}", names, whole, cut, everything)
+        told = sequence(lengths, tokens, cuts, *data, schedule_for, told=True)
+        same_bits(f"{name} cuts {cuts}, told of zeros", ("out", "lse", "dq", "dk", "dv"), cut, told, everything)
     # Cuts at multiples of the grain from the begin of the document that is cut.
     cuts = [grain, 4 * grain, 700, 731 + grain, 1064 + 2 * grain, 1064 + 5 * grain]
     cuts = sorted(c for c in set(cuts) if c < 1964 and not 700 < c < 730)

@@ -6,6 +6,7 @@ block and the tile lists repeat kernels/args.cuh and src/schedule/.
 
 import ctypes
 import functools
+import itertools
 import math
 import os
 import pathlib
@@ -43,9 +44,22 @@ def launch(module, entry, blocks, threads, args, shared=0):
         return
     block = ctypes.create_string_buffer(args, len(args))
     pointers = (ctypes.c_void_p * 1)(ctypes.addressof(block))
-    stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-    ok(CUDA.cuLaunchKernel(kernel(module, entry, shared), blocks, 1, 1, threads, 1, 1, shared,
-                           stream, pointers, None))
+    # The kernels for 9.0 wait by themselves for those before them.
+    config = Config(blocks, 1, 1, threads, 1, 1, shared, torch.cuda.current_stream().cuda_stream,
+                    ctypes.pointer(BEGINS_EARLY), int("wgmma" in module))
+    ok(CUDA.cuLaunchKernelEx(ctypes.byref(config), kernel(module, entry, shared), pointers, None))
+
+
+class Attribute(ctypes.Structure):
+    _fields_ = [("id", ctypes.c_uint), ("padding", ctypes.c_uint), ("value", ctypes.c_int * 16)]
+
+
+class Config(ctypes.Structure):
+    _fields_ = [*((name, ctypes.c_uint) for name in ("x", "y", "z", "threads", "threads_y", "threads_z", "shared")),
+                ("stream", ctypes.c_void_p), ("attributes", ctypes.POINTER(Attribute)), ("count", ctypes.c_uint)]
+
+
+BEGINS_EARLY = Attribute(6, 0, (ctypes.c_int * 16)(1))
 
 
 class Shape:
@@ -79,7 +93,7 @@ def tile_list(tiles):
 class Schedule:
     """Tile lists of documents (query_row, queries, key_row, keys)."""
 
-    def __init__(self, documents, group, causal, window, shape):
+    def __init__(self, documents, group, causal, window, shape, zeroed_rows=0):
         self.documents, self.group, self.shape = documents, group, shape
         self.causal, self.window = causal, window
         queries, keys = [], []
@@ -202,3 +216,11 @@ def step_documents(lengths, begin, end):
     if row < end - begin:
         documents.append((row, end - begin - row, 0, 0))
     return documents, first
+
+
+def zeroed_rows(lengths, begin, end):
+    """Rows of a step's window that no later step adds to."""
+    documents, _ = step_documents(lengths, begin, end)
+    goes_on = end not in itertools.accumulate(lengths, initial=0) and end < sum(lengths)
+    rows = max((key_row + k for _, _, key_row, k in documents), default=0)
+    return documents[-1][2] if goes_on else rows

@@ -48,11 +48,11 @@ class Shape(driver.Shape):
         barriers = (3 if own_keys else 5) + 8 * 2 + 2 * dout_stages + 3 * 3 * rounds + (2 if dkv_staged else 0)
         self.backward_shared_sm90 = ((k_stages + 1) * key_tile + (2 + dout_stages) * query_tile
                                       + 2 * (2 * scores + 8 * self.b_rows) + dq_room + p_tile + dkv_room
-                                      + 8 * barriers + 2 * 84)
+                                      + 8 * barriers + 2 * 96)
 
 
-def key_tiles(document, tokens, causal, window, keys, number):
-    """A document's KeyTiles, ascending; `number` is its first query tile's."""
+def key_tiles(document, tokens, causal, window, keys, number, zeroed):
+    """A document's KeyTiles, ascending; `number` is its first query tile's; `zeroed`: the store holds zeros."""
     query_row, q, key_row, k = document
     offset = k - q
     first_tile, last_tile = offset // tokens, (k - 1) // tokens
@@ -65,9 +65,10 @@ def key_tiles(document, tokens, causal, window, keys, number):
         end = min(last_tile, (key + keys - 1 + window - 1) // tokens) + 1
         first = (first_tile if key < keys else tile_from(key + window - 1)), tile_from(key + keys + window - 1)
         last_end = 2**31 - 1 if key + keys >= k else (key + keys) // tokens if causal else first_tile
-        whole = []
+        whole, seen = [], []
         for a in range(key, key + keys, keys // 2):
             b = a + keys // 2
+            seen.append((max(first_tile, a // tokens) if causal else first_tile) if a < k else end)
             if b > k:
                 whole.append((0, 0))
                 continue
@@ -75,7 +76,7 @@ def key_tiles(document, tokens, causal, window, keys, number):
                           min(last_tile + 1, (a + window) // tokens) if a + window - 1 < k else last_tile + 1))
         tiles.append((end - begin, key_row + key, k - key, key, query_row - offset, query_row, query_row + q,
                       begin, end, *first, last_end, *(w[0] for w in whole), *(w[1] for w in whole),
-                      number - first_tile))
+                      *seen, int(zeroed), number - first_tile))
     return tiles
 
 
@@ -87,8 +88,11 @@ def pieces_of(tiles, cut, walks):
         begin, end = tile[7], tile[8]
         bounds = [begin, *(range((begin // WALK + 1) * WALK, end, WALK) if cut else ()), end]
         for i, (a, b) in enumerate(zip(bounds, bounds[1:])):
-            more = walk, len(bounds) - 2 - i, i, int(cut)
-            pieces.append((-(a // WALK) if cut else 0, walk, b - a, *tile[1:7], a, b, *tile[9:], *more))
+            *masks, zeroed, number = tile[9:]
+            masks[-2:] = [min(max(t, a), b) for t in masks[-2:]]  # from where halves are seen
+            before = len(bounds) - 2 - i
+            more = *masks, zeroed if before == 0 else 0, number, walk, before, i, int(cut)
+            pieces.append((-(a // WALK) if cut else 0, walk, b - a, *tile[1:7], a, b, *more))
     pieces = [p[2:] for p in sorted(pieces)]
     # A piece weighs at least as much as those behind it: sorting by weight keeps them behind it.
     for i in reversed(range(len(pieces) - 1)):
@@ -96,8 +100,9 @@ def pieces_of(tiles, cut, walks):
     return pieces
 
 
-def lists(documents, group, causal, window, shape):
-    """Query tiles, key tiles by document, stats tiles; how many query tiles there are."""
+def lists(documents, group, causal, window, shape, zeroed_rows):
+    """Query tiles, key tiles by document, stats tiles; how many query tiles there are. The first `zeroed_rows` of
+    the gradient store hold zeros."""
     queries, keys, stats, number = [], [], [], 0
     tokens_f, tokens = shape.q_rows // group, shape.b_rows // group
     for query_row, q, key_row, k in documents:
@@ -111,7 +116,8 @@ def lists(documents, group, causal, window, shape):
         first, last = (k - q) // tokens, (k - 1) // tokens
         for t in range(first, last + 1):
             stats.append((0, query_row, q, key_row, k, t, number + t - first))
-        keys.append(key_tiles((query_row, q, key_row, k), tokens, causal, window, shape.b_keys, number))
+        keys.append(key_tiles((query_row, q, key_row, k), tokens, causal, window, shape.b_keys, number,
+                              key_row + k <= zeroed_rows))
         number += last - first + 1
     counters = number
     for i, tiles in enumerate(keys):
@@ -128,14 +134,15 @@ def key_list(documents, kv_heads):
     tail = max(0, len(tiles) - -(-2 * SMS // kv_heads))
     tiles[tail:] = sorted(tiles[tail:], key=lambda m: -m[0])
     flat = [x for _, *t in tiles for x in t]
-    return torch.tensor(flat or [0] * 20, dtype=torch.int32, device="cuda"), len(tiles)
+    return torch.tensor(flat or [0] * 23, dtype=torch.int32, device="cuda"), len(tiles)
 
 
 class Schedule(driver.Schedule):
-    def __init__(self, documents, group, causal, window, shape):
+    def __init__(self, documents, group, causal, window, shape, zeroed_rows=0):
         super().__init__(documents, group, causal, window, shape)
         if shape.hopper:
-            queries, keys, stats, self.numbers, self.counters = lists(documents, group, causal, window, shape)
+            queries, keys, stats, self.numbers, self.counters = lists(
+                documents, group, causal, window, shape, zeroed_rows)
             self.queries90, self.query_count90 = tile_list(queries)
             self.keys90, self.key_count90 = key_list(keys, 8)
             self.stats90, self.stats_count90 = tile_list(stats)

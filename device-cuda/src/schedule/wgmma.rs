@@ -43,7 +43,7 @@ impl Backward {
     ) -> Result<Self, CudaError> {
         check_limits(problem)?;
         let heads = problem.attention().kv_heads();
-        let mut lists = Lists::new(problem.attention(), shape);
+        let mut lists = Lists::new(problem, shape);
         each_segment(problem, |segment| lists.add(segment));
         let counters = lists.stats.len() + lists.walks;
         // A ticket counter is before those.
@@ -84,6 +84,8 @@ struct Lists<'a> {
     tokens: usize,
     /// Keys of a tile.
     keys: usize,
+    /// Of the gradient store's view.
+    zeroed_rows: usize,
     documents: Vec<Vec<Weighed<KeyTile>>>,
     key_count: usize,
     walks: usize,
@@ -91,10 +93,11 @@ struct Lists<'a> {
 }
 
 impl<'a> Lists<'a> {
-    fn new(attention: &'a Attention, shape: &WgmmaBackward) -> Self {
+    fn new(problem: &'a Problem<'_>, shape: &WgmmaBackward) -> Self {
+        let (attention, zeroed_rows) = (problem.attention(), problem.zeroed_rows());
         let tokens = shape.rows / attention.group();
         let (documents, stats) = (Vec::new(), Vec::new());
-        Self { attention, tokens, keys: shape.keys, documents, key_count: 0, walks: 0, stats }
+        Self { attention, tokens, keys: shape.keys, zeroed_rows, documents, key_count: 0, walks: 0, stats }
     }
 
     /// Numbers may wrap: `Backward::new` refuses what has too many.
@@ -105,11 +108,16 @@ impl<'a> Lists<'a> {
             let (begin, first_turn) = (tile as i32, number as i32);
             self.stats.push(Tile { begin, first_turn, ..tile_of(segment) });
         }
+        let zeroed = i32::from(segment.k().end <= self.zeroed_rows);
         let first = document.visible(document.offset).start as usize / self.keys * self.keys;
         let walks: Vec<_> = (first..segment.k_len)
             .step_by(self.keys)
             .zip(self.walks as i32..)
-            .map(|(key, walk)| KeyTile { walk, ..document.key_tile(key as i64, self.keys as i64, number) })
+            .map(|(key, walk)| KeyTile {
+                walk,
+                zeroed,
+                ..document.key_tile(key as i64, self.keys as i64, number)
+            })
             .collect();
         self.walks += walks.len();
         // Blocks in a window are all over the step, and what they share does not fit the device's cache.
@@ -136,13 +144,18 @@ fn parts(walks: Vec<KeyTile>, cut: bool) -> Vec<Weighed<KeyTile>> {
 /// those of all key tiles of a document are cut alike.
 fn parts_of(walk: KeyTile) -> impl Iterator<Item = KeyTile> {
     let (first, last) = (walk.begin.div_euclid(PART), (walk.end - 1).div_euclid(PART));
-    (first..=last).rev().map(move |part| KeyTile {
-        begin: walk.begin.max(part * PART),
-        end: walk.end.min((part + 1) * PART),
-        before: last - part,
-        after: part - first,
-        finishes: 1,
-        ..walk
+    (first..=last).rev().map(move |part| {
+        let (begin, end) = (walk.begin.max(part * PART), walk.end.min((part + 1) * PART));
+        KeyTile {
+            begin,
+            end,
+            seen_begin: walk.seen_begin.map(|tile| tile.clamp(begin, end)),
+            zeroed: if part == last { walk.zeroed } else { 0 },
+            before: last - part,
+            after: part - first,
+            finishes: 1,
+            ..walk
+        }
     })
 }
 
@@ -227,7 +240,10 @@ impl<'a> Document<'a> {
         let end = key + keys;
         let seeing = self.seeing(key, end);
         let first = self.first_to_add(key, end);
-        let halves = [key, key + keys / 2].map(|half| self.seeing_all(half, half + keys / 2));
+        let halves = [key, key + keys / 2];
+        let whole = halves.map(|half| self.seeing_all(half, half + keys / 2));
+        let seen =
+            halves.map(|half| if half < self.keys { self.seeing(half, end).start } else { seeing.end });
         KeyTile {
             key_row: (self.segment.k_begin as i64 + key) as i32,
             keys: (self.keys - key) as i32,
@@ -240,8 +256,9 @@ impl<'a> Document<'a> {
             first_begin: first.start as i32,
             first_end: first.end as i32,
             last_end: self.last_to_add_before(end) as i32,
-            whole_begin: halves.clone().map(|half| half.start as i32),
-            whole_end: halves.map(|half| half.end as i32),
+            whole_begin: whole.clone().map(|tiles| tiles.start as i32),
+            whole_end: whole.map(|tiles| tiles.end as i32),
+            seen_begin: seen.map(|tile| tile as i32),
             number: (number as i64 - self.tiles.start) as i32,
             ..KeyTile::default()
         }
@@ -380,6 +397,51 @@ mod tests {
             }
         });
         assert!(whole > 1000);
+    }
+
+    /// No query before the tile said to be the first sees any key of the half, and one of that tile does.
+    #[test]
+    fn halves_are_seen_from_where_it_is_said() {
+        let mut unseen = 0;
+        each_schedule(|problem, shape, schedule, tokens| {
+            for tile in &schedule.keys {
+                for half in 0..2 {
+                    let first = i64::from(tile.key) + shape.keys as i64 / 2 * half as i64;
+                    let keys = first..(first + shape.keys as i64 / 2).min((tile.key + tile.keys).into());
+                    let seen_in = |t| {
+                        let sees = |position| overlap(&seen(problem, tile, position), &keys);
+                        positions(tile, t, tokens).any(sees)
+                    };
+                    let (begin, end) = (i64::from(tile.begin), i64::from(tile.end));
+                    let said = i64::from(tile.seen_begin[half]);
+                    assert!((begin..=end).contains(&said), "{tile:?} {half}");
+                    assert!(!(begin..said).any(seen_in), "{tile:?} {half}");
+                    assert!(said == begin || said == end || seen_in(said), "{tile:?} {half}");
+                    unseen += said - begin;
+                }
+            }
+        });
+        assert!(unseen > 1000, "{unseen}");
+    }
+
+    /// Only where it is promised, only of documents that end in the step, and only what a walk begins with.
+    #[test]
+    fn zeros_are_where_nobody_added() {
+        let attention = Attention::new(4, 1, 128).and_then(|attention| attention.with_window(700));
+        let plan = microseq_core::Plan::new(&[300, 1500, 900], 2000).expect("legal");
+        let step = plan.steps().next().expect("two steps");
+        let problem =
+            Problem::new(attention.expect("legal"), step, microseq_core::DType::Bf16).expect("legal");
+        let zeroed = |problem: &Problem<'_>| {
+            let keys = Backward::new(problem, &SHAPES[0], 132).expect("small").keys;
+            keys.into_iter().map(|tile| (tile.row_begin, tile.before, tile.zeroed)).collect::<Vec<_>>()
+        };
+        assert!(zeroed(&problem).iter().all(|(.., zeroed)| *zeroed == 0));
+        let promised = zeroed(&problem.on_zeroed_store());
+        assert!(promised.iter().any(|(_, before, _)| *before > 0));
+        for (row_begin, before, zeroed) in promised {
+            assert_eq!(zeroed, i32::from(row_begin < 1800 && before == 0), "{row_begin} {before}");
+        }
     }
 
     /// A tile meets few query tiles that see none of it.

@@ -72,9 +72,9 @@ fn a_launch_that_fails_is_an_error() {
     fail(719, 0);
     let error = packed.run().expect_err("the launch fails");
     fail(0, 0);
-    let (call, name) = ("cuLaunchKernel", "CUDA_ERROR_PRETENDED".into());
+    let (call, name) = ("cuLaunchKernelEx", "CUDA_ERROR_PRETENDED".into());
     assert_eq!(error, CudaError::Driver { call, code: 719, name });
-    assert_eq!(error.to_string(), "cuLaunchKernel failed with CUDA error 719: CUDA_ERROR_PRETENDED");
+    assert_eq!(error.to_string(), "cuLaunchKernelEx failed with CUDA error 719: CUDA_ERROR_PRETENDED");
     packed.run().expect("nothing fails any more");
 }
 

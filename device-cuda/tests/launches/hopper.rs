@@ -7,6 +7,7 @@ use microseq_cuda::Cuda;
 
 pub(crate) const TESTS: &[Test] = &[
     ("hopper_takes_its_own_kernels", hopper_takes_its_own_kernels),
+    ("small_heads_have_their_gradients_brought", small_heads_have_their_gradients_brought),
     ("blocks_are_no_more_than_the_work", blocks_are_no_more_than_the_work),
     ("other_devices_and_calls_take_the_others", other_devices_and_calls_take_the_others),
     ("large_heads_take_smaller_tiles", large_heads_take_smaller_tiles),
@@ -51,15 +52,21 @@ fn hopper_takes_its_own_kernels() {
     assert_eq!(prepare.word(TILE_COUNT), numbers as i32);
 
     assert_eq!(backward.kernel(), ("backward", "sm_90a"));
-    assert_eq!((backward.blocks, backward.threads, backward.shared), (88, 384, 230_824));
+    assert_eq!((backward.blocks, backward.threads, backward.shared), (88, 384, 230_848));
     assert_eq!((backward.block().len(), backward.word(TILE_COUNT)), (1216, 8 + 3));
     assert_eq!(map(&backward, 0), ([128, 32, 1300], [256, q_row], [64, 4, 16]));
     assert_eq!(map(&backward, 3), map(&backward, 0));
     let stats = ATTENTION + 4 * MAP;
     assert_eq!(backward.long(stats + 8), backward.long(STATS));
     assert_eq!([2, 3].map(|word| backward.long(stats + word * 8)), [128, 8 * u64::from(numbers)]);
+    assert!([&forward, &prepare, &backward].into_iter().all(Launch::begins_early));
+}
+
+fn small_heads_have_their_gradients_brought() {
+    let packed = packed(HOPPER, Attention::new(16, 8, 64).expect("heads"), &[1000]);
+    let [.., backward] = packed.launches()[..] else { panic!("launches") };
     // The gradients are f32.
-    assert_eq!(map(&backward, 5), ([128, 8, 1300], [512, 2 * kv_row], [64, 1, 128]));
+    assert_eq!(map(&backward, 5), ([64, 8, 1000], [256, 2 * 8 * 256], [64, 1, 128]));
     assert_eq!(map(&backward, 6), map(&backward, 5));
 }
 
@@ -82,12 +89,12 @@ fn other_devices_and_calls_take_the_others() {
     ] {
         let launches = packed.launches();
         assert!(launches.len() >= 3);
-        assert!(launches.iter().all(|launch| launch.kernel().1 == "sm_80"));
+        assert!(launches.iter().all(|launch| launch.kernel().1 == "sm_80" && !launch.begins_early()));
     }
 }
 
 fn large_heads_take_smaller_tiles() {
-    for (head_dim, shared, forward_keys) in [(192, 214_528, 96), (256, 230_896, 64)] {
+    for (head_dim, shared, forward_keys) in [(192, 214_552, 96), (256, 230_920, 64)] {
         let packed = packed(HOPPER, Attention::new(4, 2, head_dim).expect("heads"), &[100]);
         let [forward, prepare, backward] = packed.launches()[..] else { panic!("three launches") };
         for (launch, name) in [(&forward, "forward"), (&prepare, "prepare"), (&backward, "backward")] {

@@ -22,6 +22,7 @@ pub(crate) struct Launch {
     pub(crate) blocks: c_uint,
     pub(crate) threads: c_uint,
     pub(crate) shared: c_uint,
+    begins_early: c_uint,
     parameter: c_int,
     bytes: [u8; 2048],
 }
@@ -29,6 +30,11 @@ pub(crate) struct Launch {
 impl Launch {
     pub(crate) fn kernel(&self) -> (&str, &str) {
         (text(&self.name), text(&self.target))
+    }
+
+    /// Whether it may begin before the kernel before it is through.
+    pub(crate) fn begins_early(&self) -> bool {
+        self.begins_early == 1
     }
 
     /// The argument block.
@@ -61,6 +67,7 @@ fn launches() -> Vec<Launch> {
         blocks: 0,
         threads: 0,
         shared: 0,
+        begins_early: 0,
         parameter: 0,
         bytes: [0; 2048],
     };

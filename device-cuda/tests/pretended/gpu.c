@@ -123,7 +123,7 @@ int cuCtxPopCurrent_v2(void **context) { *context = (void *)(intptr_t)current; c
 typedef struct { char name[32], target[16]; int parameter, shared; } Function;
 typedef struct {
     char name[32], target[16];
-    unsigned blocks, threads, shared;
+    unsigned blocks, threads, shared, begins_early;
     int parameter; /* bytes */
     unsigned char bytes[2048];
 } Launch;
@@ -164,15 +164,29 @@ int cuFuncSetAttribute(Function *function, int attribute, int value) {
     function->shared = value;
     return 0;
 }
-int cuLaunchKernel(Function *function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned threads_y,
-                   unsigned threads_z, unsigned shared, void *stream, void **parameters, void **extra) {
-    (void)stream;
+typedef struct {
+    unsigned id, padding;
+    int value[16];
+} LaunchAttribute;
+typedef struct {
+    unsigned x, y, z, threads, threads_y, threads_z, shared;
+    void *stream;
+    const LaunchAttribute *attributes;
+    unsigned attribute_count;
+} LaunchConfig;
+int cuLaunchKernelEx(const LaunchConfig *config, Function *function, void **parameters, void **extra) {
+    unsigned x = config->x, threads = config->threads, shared = config->shared;
     if (launch_fails) return launch_fails;
-    if (y != 1 || z != 1 || threads_y != 1 || threads_z != 1 || extra || x == 0 || threads > 1024) return 1;
+    if (config->y != 1 || config->z != 1 || config->threads_y != 1 || config->threads_z != 1 || extra || x == 0 ||
+        threads > 1024)
+        return 1;
+    if (config->attribute_count > 1) return 1;
+    if (config->attribute_count == 1 && (config->attributes->id != 6 || config->attributes->value[0] != 1)) return 1;
     if (shared > 48 * 1024 && (int)shared > function->shared) return 1;
     if (launched == 16 || function->parameter > 2048) abort();
     Launch *launch = &launches[launched++];
-    *launch = (Launch){.blocks = x, .threads = threads, .shared = shared, .parameter = function->parameter};
+    *launch = (Launch){.blocks = x, .threads = threads, .shared = shared, .parameter = function->parameter,
+                       .begins_early = config->attribute_count};
     memcpy(launch->name, function->name, sizeof launch->name);
     memcpy(launch->target, function->target, sizeof launch->target);
     memcpy(launch->bytes, parameters[0], function->parameter);
