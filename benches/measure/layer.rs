@@ -20,7 +20,9 @@ impl<'p, H: Harness> Cut<'p, H> {
         let device = harness.device();
         let mut cut = Self { plan, turns: Vec::new(), forward_flops: 0.0, scratch_bytes: 0 };
         for step in plan.steps() {
-            let problem = Problem::new(attention, step, E::DTYPE)?;
+            // Zeroed before the pass whose results are checked. What is measured adds to what the pass before left,
+            // where a document goes on behind its step; elsewhere it overwrites that, as zeros.
+            let problem = Problem::new(attention, step, E::DTYPE)?.on_zeroed_store();
             let prepared = device.prepare(&problem)?;
             for pass in [Pass::Forward, Pass::Backward] {
                 cut.scratch_bytes = cut.scratch_bytes.max(device.scratch_bytes(&prepared, pass));

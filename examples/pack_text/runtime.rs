@@ -128,7 +128,8 @@ impl<'a, H: Harness, E: Element> Runtime<'a, H, E> {
         let (mut shares, mut scratch_bytes) = (Vec::new(), self.scratch_bytes);
         for rank in 0..self.ranks {
             let share = step.share(rank, self.ranks)?;
-            let prepared = device.prepare(&Problem::new(self.attention, share, E::DTYPE)?)?;
+            let prepared =
+                device.prepare(&Problem::new(self.attention, share, E::DTYPE)?.on_zeroed_store())?;
             let bytes = [Pass::Forward, Pass::Backward].map(|pass| device.scratch_bytes(&prepared, pass));
             scratch_bytes = bytes.into_iter().fold(scratch_bytes, usize::max);
             shares.push(Share { step: share, prepared, saved: Vec::new() });

@@ -42,7 +42,7 @@ where
     let mut turns = Vec::new();
     for step in plan.steps() {
         let share = step.share(ranks.rank(), ranks.size())?;
-        let prepared = device.prepare(&Problem::of::<f32>(job.attention, share)?)?;
+        let prepared = device.prepare(&Problem::of::<f32>(job.attention, share)?.on_zeroed_store())?;
         turns.push(Turn { step, share, prepared });
     }
     let scratch = turns.iter().flat_map(|turn| {
