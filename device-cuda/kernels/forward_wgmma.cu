@@ -6,7 +6,7 @@
 //     l = a l + rowsum p;  o = a o + p v
 //
 // and at the end out = o / l, lse = ln 2 (m + log2 l). Blocks stay: each walks its share of the query
-// tiles (README.md draws the pipeline). One warp brings q, k, v; two warpgroups of 64 rows each
+// tiles (README.md draws the pipeline). One warp brings q, k, v; two or three warpgroups of 64 rows each
 // compute. A warpgroup issues the next s before it waits for this o, and exponentiates meanwhile; the
 // two take turns in issuing, so that one exponentiates while the other multiplies.
 //
@@ -176,6 +176,7 @@ struct Softmax {
     f32 maximum[2];
     f32 sum[2];  // this thread's share
     Range all;   // keys that every row of the warpgroup sees
+    Range some;  // that some row sees
 
     __device__ Softmax(const Piece& piece, i32 row0) {
         const QueryRows& rows = piece.rows;
@@ -188,8 +189,12 @@ struct Softmax {
         }
         const i32 begin = max(rows.valid_begin, row0), end = min(rows.valid_end, row0 + 64);
         all = {0, 0x7fffffff};
-        if (begin < end)
-            all = {rows.visible(piece.document, end - 1).begin, rows.visible(piece.document, begin).end};
+        some = {0, 0};
+        if (begin < end) {
+            const Range first = rows.visible(piece.document, begin), last = rows.visible(piece.document, end - 1);
+            all = {last.begin, first.end};
+            some = {first.begin, last.end};
+        }
     }
 };
 
@@ -306,7 +311,7 @@ __device__ inline void compute(const Shared& shared, const Args& args, i32 group
     Ring q_here(shared.q_here, 0), q_free(shared.q_free, 0);
     Ring k_here(shared.k_here, 0), k_free(shared.k_free, 0);
     Ring v_here(shared.v_here, 0), v_free(shared.v_free, 0);
-    share_unit(group);
+    const Unit<GROUPS> unit(group);
 
     Share share;
     for (i32 at = share.next(); at < pieces; at = share.next()) {
@@ -342,32 +347,55 @@ __device__ inline void compute(const Shared& shared, const Args& args, i32 group
                 softmax_step(s, state, shrink, to_log2);
             };
 
-            q_here.wait();
-            k_here.wait();
-            multiply_scores<D>(s, q, keys());
-            wgmma_wait_group<0>();
-            next_keys();
-            softmax(piece.first);
-            narrow_scores<ELEMENT>(p, s);
-            for (i32 key0 = piece.first + KEYS; key0 < piece.seen.end; key0 += KEYS) {
+            // Key tiles of which only other warpgroups see something.
+            const auto skip = [&](i32 key0) {
+                if (key0 > piece.first) {
+                    unit.take();
+                    unit.pass();
+                }
                 k_here.wait();
-                take_unit(group);
-                multiply_scores<D>(s, q, keys());
+                next_keys();
                 v_here.wait();
-                multiply_pv(o, p, values());
-                pass_unit(group);
-                wgmma_wait_group<1>();
+                next_values();
+            };
+            // Two warpgroups see nearly the same.
+            const i32 end = GROUPS > 2 ? uniform(state.some.end) : piece.seen.end;
+            i32 key0 = piece.first;
+            q_here.wait();
+            if constexpr (GROUPS > 2)
+                for (const i32 begin = uniform(state.some.begin); key0 + KEYS <= begin; key0 += KEYS) skip(key0);
+            if (GROUPS == 2 || key0 < end) {
+                const bool later = GROUPS > 2 && key0 > piece.first;
+                k_here.wait();
+                if (later) unit.take();
+                multiply_scores<D>(s, q, keys());
+                if (later) unit.pass();
+                wgmma_wait_group<0>();
                 next_keys();
                 softmax(key0);
+                narrow_scores<ELEMENT>(p, s);
+                for (key0 += KEYS; key0 < end; key0 += KEYS) {
+                    k_here.wait();
+                    unit.take();
+                    multiply_scores<D>(s, q, keys());
+                    v_here.wait();
+                    multiply_pv(o, p, values());
+                    unit.pass();
+                    wgmma_wait_group<1>();
+                    next_keys();
+                    softmax(key0);
+                    wgmma_wait_group<0>();
+                    next_values();
+                    scale(o, shrink);
+                    narrow_scores<ELEMENT>(p, s);
+                }
+                v_here.wait();
+                multiply_pv(o, p, values());
                 wgmma_wait_group<0>();
                 next_values();
-                scale(o, shrink);
-                narrow_scores<ELEMENT>(p, s);
             }
-            v_here.wait();
-            multiply_pv(o, p, values());
-            wgmma_wait_group<0>();
-            next_values();
+            if constexpr (GROUPS > 2)
+                for (; key0 < piece.seen.end; key0 += KEYS) skip(key0);
             release(q_free);
             q_here.advance<Shape::QUERY_STAGES>();
             q_free.advance<Shape::QUERY_STAGES>();

@@ -31,7 +31,7 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
     DQ dq;
     DqTile older = {}, newer = {};  // the two tiles before, whose dq is not made
     u32 v_parity = 0;
-    share_unit(group);
+    const Unit<GROUPS> unit(group);
     const auto piece_of = [&](i32 k) { return Piece{shared.mail + k * Piece::BYTES}; };
     // Of the tile that was in this stage before, made of the k in stage `k`.
     const auto make_dq = [&](i32 k) {
@@ -107,7 +107,7 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
             stage.wait_filled(shared.q_here);
             multiply_scores(s, k_tile, q_tile, key0);
             make_dq(older_k);
-            pass_unit(group);
+            unit.pass();
             const u32 mark = ld_shared_i32(stage.of(shared.marks));
 
             wgmma_wait_group<1>();  // s is here; dk of the tile before is made
@@ -120,10 +120,10 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
             put_dq(older_k);
             if (t + 1 == end) wait(shared.v_here, v_parity);
             stage.wait_filled(shared.dout_here);
-            take_unit(group);
+            unit.take();
             multiply_scores(dp, shared.v, dout_tile, key0);
             multiply_sums(dv, p16, dout_tile);
-            pass_unit(group);
+            unit.pass();
             publish_dq(older_k);
             if (masked) clear_lone_keys(s, piece, t, lane, args);
 
@@ -137,7 +137,7 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
             narrow_scores<ELEMENT>(ds16, dp);
             stage.wait_free(shared.ds_free);
             store_scores(stage.of(shared.ds, Shape::SCORE_TILE), ds16, key0, lane);
-            take_unit(group);
+            unit.take();
             multiply_sums(dk, ds16, q_tile);
             fence_proxy_async();
             release(stage.of(shared.ds_here));
@@ -151,34 +151,34 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
             const Narrow no_ds16 = {};
             stage.wait_filled(shared.q_here);
             make_dq(older_k);
-            pass_unit(group);
+            unit.pass();
             const u32 mark = ld_shared_i32(stage.of(shared.marks));
             wgmma_wait_group<0>();
             release(stage.before().of(shared.q_free), t + 1 < end);
             put_dq(older_k);
             if (t + 1 == end) wait(shared.v_here, v_parity);
             stage.wait_filled(shared.dout_here);
-            take_unit(group);
-            pass_unit(group);
+            unit.take();
+            unit.pass();
             publish_dq(older_k);
             release(shared.v_free, t == begin);
             release(stage.of(shared.dout_free));
             stage.wait_free(shared.ds_free);
             store_scores(stage.of(shared.ds, Shape::SCORE_TILE), no_ds16, key0, lane);
-            take_unit(group);
+            unit.take();
             fence_proxy_async();
             release(stage.of(shared.ds_here));
             older = newer;
             newer = {t, mark};
             stage.advance();
         };
-        take_unit(group);
+        unit.take();
         const i32 seen_begin = uniform(piece.seen_begin(group));
         i32 t = end - 1;
         for (; t >= seen_begin; --t) take_tile(t);
         wgmma_wait_group<0>();  // no product is on its way where tiles of the other kind begin
         for (; t >= begin; --t) pass_tile(t);
-        pass_unit(group);
+        unit.pass();
         wgmma_wait_group<0>();
         release(stage.before().of(shared.q_free));
         store_gradient(dv, args.dv, piece, key0, args.head_dim, lane);

@@ -13,10 +13,6 @@ constexpr int WARPS = GROUPS * 4;    // of the warpgroups that compute
 constexpr int ADDERS = Shape::ADDERS;  // threads
 static_assert(GROUPS == 2, "KeyTile has two halves");
 
-// The same in every thread of a warp, and known to be so: products must not be issued on paths that the
-// compiler takes for divergent.
-__device__ inline i32 uniform(i32 x) { return static_cast<i32>(__reduce_or_sync(0xffffffff, x)); }
-
 // A tile of keys of one K/V head. The loader leaves it in shared memory, where it is read again whenever it
 // is needed: registers are scarce.
 struct Piece {

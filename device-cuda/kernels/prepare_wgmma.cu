@@ -16,8 +16,9 @@
 
 constexpr int ROWS = BackwardWarpgroups<64>::ROWS;  // as of every head_dim
 constexpr int EACH = 4;                            // rows of a thread
-constexpr int AT_ONCE = ROWS / EACH;
-static_assert(AT_ONCE * LANES == THREADS);
+constexpr int AT_ONCE = PREPARE_ROWS / EACH;
+constexpr int BLOCKS = ROWS / PREPARE_ROWS;  // of a query tile
+static_assert(AT_ONCE * LANES == PREPARE_THREADS);
 
 __device__ inline i32 place(i32 row) {
     return row / 16 * 16 + row % 8 / 2 * 4 + row / 8 % 2 * 2 + row % 2;
@@ -28,16 +29,17 @@ struct alignas(16) Eight {
     ELEMENT x[8];
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(PREPARE_THREADS, 9)
     prepare(const __grid_constant__ Attention args) {
     griddepcontrol_launch_dependents();
     griddepcontrol_wait();  // the backward before reads stats and turns
     u32* const turns = reinterpret_cast<u32*>(args.turns);
-    for (i32 i = blockIdx.x * THREADS + threadIdx.x; i < args.turn_count; i += gridDim.x * THREADS)
+    for (i32 i = blockIdx.x * PREPARE_THREADS + threadIdx.x; i < args.turn_count;
+         i += gridDim.x * PREPARE_THREADS)
         turns[i] = 0;
 
-    const i32 kv_head = blockIdx.x % args.kv_heads;
-    const Tile tile = reinterpret_cast<const Tile*>(args.tiles)[blockIdx.x / args.kv_heads];
+    const i32 at = blockIdx.x / BLOCKS, kv_head = at % args.kv_heads;
+    const Tile tile = reinterpret_cast<const Tile*>(args.tiles)[at / args.kv_heads];
     const Document document(tile, args);
     const i32 tokens = ROWS / args.group;
     const i32 query = tile.begin * tokens - document.offset();
@@ -45,7 +47,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     f32* const stats = reinterpret_cast<f32*>(args.stats) +
                        (i64(tile.first_turn) * args.kv_heads + kv_head) * (2 * ROWS);
     const i32 lane = threadIdx.x % LANES;
-    const auto row_of = [&](int i) { return i32(threadIdx.x) / LANES + i * AT_ONCE; };
+    const i32 row0 = blockIdx.x % BLOCKS * PREPARE_ROWS + threadIdx.x / LANES;
+    const auto row_of = [&](int i) { return row0 + i * AT_ONCE; };
     // Every lane goes through the sums, which are exchanged between all lanes of a warp.
     const auto query_of = [&](int i) {
         const i32 r = row_of(i);

@@ -337,3 +337,7 @@ __device__ inline void griddepcontrol_wait() { asm volatile("griddepcontrol.wait
 __device__ inline void griddepcontrol_launch_dependents() {
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
+
+// The same in every thread of a warp, and known to be so: products must not be issued on paths that the
+// compiler takes for divergent.
+__device__ inline i32 uniform(i32 x) { return static_cast<i32>(__reduce_or_sync(0xffffffff, x)); }

@@ -7,10 +7,11 @@
 #pragma once
 #include "panel.cuh"
 
-// forward_wgmma: two warpgroups of 64 query rows each, and one that brings tiles.
+// forward_wgmma: two warpgroups of 64 query rows each, or three where registers suffice, and one that brings
+// tiles. Of small heads exponentials take longer than products: more warpgroups overlap more of them.
 template <int DIM>
 struct ForwardWarpgroups {
-    static constexpr int GROUPS = 2;
+    static constexpr int GROUPS = DIM <= 64 ? 3 : 2;
     static constexpr int ROWS = GROUPS * 64;
     static constexpr int KEYS = DIM <= 128 ? 128 : DIM <= 192 ? 96 : 64;
     static constexpr int STAGES = 2;
@@ -21,8 +22,12 @@ struct ForwardWarpgroups {
     static constexpr int PART = DIM == 96 || DIM == 128 ? DIM : DIM == 256 ? 128 : 64;
     static constexpr int BARRIERS = 2 * QUERY_STAGES + 4 * STAGES + 1;
     static constexpr int SHARED = QUERY_STAGES * QUERY_TILE + 2 * STAGES * KEY_TILE + BARRIERS * 8;
-    static constexpr int REGISTERS = 240, LOADER_REGISTERS = 24;
+    // Together what 65,536 allow.
+    static constexpr int REGISTERS = GROUPS == 3 ? 160 : 240, LOADER_REGISTERS = GROUPS == 3 ? 32 : 24;
 };
+
+// prepare_wgmma: blocks of few rows, of which a multiprocessor has many: while some read, others begin or end.
+constexpr int PREPARE_THREADS = 128, PREPARE_ROWS = 32;
 
 // backward_wgmma: two warpgroups that compute, and one that serves them. The two own 64 keys each
 // (own_keys.cuh) while dk and dv of these fit their registers; with larger heads they share 64 keys, one makes
@@ -60,7 +65,7 @@ struct BackwardWarpgroups {
     static constexpr int REGISTERS = DKV_STAGED ? 216 : 240, SERVER_REGISTERS = DKV_STAGED ? 72 : 24;
 };
 
-static_assert(ForwardWarpgroups<64>::SHARED == 98408 && ForwardWarpgroups<96>::SHARED == 196712);
+static_assert(ForwardWarpgroups<64>::SHARED == 114792 && ForwardWarpgroups<96>::SHARED == 196712);
 static_assert(ForwardWarpgroups<128>::SHARED == 196712 && ForwardWarpgroups<192>::SHARED == 196696);
 static_assert(ForwardWarpgroups<256>::SHARED == 196696 && BackwardWarpgroups<64>::SHARED == 198096);
 static_assert(BackwardWarpgroups<96>::SHARED == 230848 && BackwardWarpgroups<128>::SHARED == 230848);

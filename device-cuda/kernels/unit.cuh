@@ -1,13 +1,17 @@
-// Two warpgroups take turns in issuing products, so that one exponentiates while the other multiplies: the
-// matrix unit works on products in the order in which they are issued. Left alone, the two end up in step.
+// Warpgroups take turns in issuing products, so that some exponentiate while another multiplies: the matrix
+// unit works on products in the order in which they are issued. Left alone, they end up in step.
 #pragma once
 #include "ptx_sm90.cuh"
 
-constexpr i32 UNIT_USERS = 2;
+// One of USERS warpgroups.
+template <i32 USERS>
+struct Unit {
+    static constexpr u32 THREADS = 2 * 128;  // at a barrier meet who passes and who takes
+    i32 user;
 
-// Before the first turn, once by each.
-__device__ inline void share_unit(i32 group) {
-    if (group == UNIT_USERS - 1) bar_arrive(1, UNIT_USERS * 128);
-}
-__device__ inline void take_unit(i32 group) { bar_sync(1 + group, UNIT_USERS * 128); }
-__device__ inline void pass_unit(i32 group) { bar_arrive(1 + (group + 1) % UNIT_USERS, UNIT_USERS * 128); }
+    __device__ explicit Unit(i32 user) : user(user) {
+        if (user == USERS - 1) bar_arrive(1, THREADS);  // the first turn is the first user's
+    }
+    __device__ void take() const { bar_sync(1 + user, THREADS); }
+    __device__ void pass() const { bar_arrive(1 + (user + 1) % USERS, THREADS); }
+};

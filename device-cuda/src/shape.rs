@@ -87,8 +87,13 @@ impl Shape {
     }
 }
 
-/// Threads of the kernels on the warpgroup's matrix unit, compute capability 9.0.
-pub(crate) const WARPGROUP_THREADS: u32 = 384;
+/// Threads of a warpgroup. The kernels on its matrix unit, compute capability 9.0, have some that compute and
+/// one that serves them.
+const WARPGROUP: u32 = 128;
+
+/// Threads of `prepare_wgmma`, and the rows of a block.
+pub(crate) const PREPARE_THREADS: u32 = 128;
+pub(crate) const PREPARE_ROWS: usize = 32;
 
 /// Tile sizes of `forward_wgmma`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +103,7 @@ pub(crate) struct WgmmaForward {
     /// Query rows of a tile, with all heads of a K/V group.
     pub(crate) rows: usize,
     pub(crate) keys: usize,
+    pub(crate) threads: u32,
     pub(crate) shared: usize,
 }
 
@@ -107,6 +113,7 @@ pub(crate) struct WgmmaBackward {
     pub(crate) head_dim: usize,
     pub(crate) rows: usize,
     pub(crate) keys: usize,
+    pub(crate) threads: u32,
     pub(crate) shared: usize,
 }
 
@@ -120,7 +127,9 @@ impl WgmmaForward {
     }
 
     pub(crate) const fn compiled(head_dim: usize) -> Self {
-        let (rows, panels) = (128, head_dim.div_ceil(64));
+        // Three warpgroups of 64 rows each where registers suffice, else two.
+        let groups = if head_dim <= 64 { 3 } else { 2 };
+        let (rows, panels) = (groups * 64, head_dim.div_ceil(64));
         let (keys, query_stages) = match head_dim {
             ..=128 => (128, 2),
             129..=192 => (96, 1),
@@ -128,7 +137,7 @@ impl WgmmaForward {
         };
         let barriers = 2 * query_stages + 4 * 2 + 1;
         let shared = (query_stages * rows + 4 * keys) * panels * PANEL_BYTES + barriers * 8;
-        Self { head_dim, rows, keys, shared }
+        Self { head_dim, rows, keys, threads: (groups as u32 + 1) * WARPGROUP, shared }
     }
 }
 
@@ -166,7 +175,7 @@ impl WgmmaBackward {
             + 2 * dout_stages
             + 3 * adders * dq_rounds
             + dkv_barriers;
-        Self { head_dim, rows, keys, shared: tiles + barriers * 8 + pieces }
+        Self { head_dim, rows, keys, threads: 3 * WARPGROUP, shared: tiles + barriers * 8 + pieces }
     }
 
     /// Whether the copy engine brings a piece's dk and dv, beside which there is room for them.
@@ -209,7 +218,7 @@ const _: () = {
     const fn backward(head_dim: usize, shared: usize) -> bool {
         WgmmaBackward::compiled(head_dim).shared == shared
     }
-    assert!(forward(64, 98_408) && forward(96, 196_712) && forward(128, 196_712));
+    assert!(forward(64, 114_792) && forward(96, 196_712) && forward(128, 196_712));
     assert!(forward(192, 196_696) && forward(256, 196_696));
     assert!(backward(64, 198_096) && backward(96, 230_848) && backward(128, 230_848));
     assert!(backward(192, 214_552) && backward(256, 230_920));

@@ -8,7 +8,7 @@ use crate::memory::Buffer;
 use crate::module::Kernel;
 use crate::prepared::{PART, ScratchParts, bytes_of, bytes_of_key_tile};
 use crate::schedule::wgmma as schedule;
-use crate::shape::{THREADS, WARPGROUP_THREADS, WgmmaBackward, WgmmaForward};
+use crate::shape::{PREPARE_ROWS, PREPARE_THREADS, WgmmaBackward, WgmmaForward};
 use crate::stream::Stream;
 use crate::tensor_map::{Extent, dense};
 use core::mem::size_of;
@@ -79,7 +79,7 @@ impl Forward {
             attention: Attention { tiles: self.list.view().address(), tile_count: self.tiles as i32, ..args },
         };
         let blocks = self.operands.blocks_for(self.tiles);
-        device.launch(self.kernel, blocks, WARPGROUP_THREADS, self.shape.shared, args)
+        device.launch(self.kernel, blocks, self.shape.threads, self.shape.shared, args)
     }
 }
 
@@ -154,7 +154,8 @@ impl Backward {
             tile_count: self.stats as i32,
             ..args
         };
-        device.launch(self.prepare, self.numbers(), THREADS, 0, stats)?;
+        let blocks = self.numbers() * (self.shape.rows / PREPARE_ROWS);
+        device.launch(self.prepare, blocks, PREPARE_THREADS, 0, stats)?;
         if self.keys == 0 {
             return Ok(());
         }
@@ -174,7 +175,7 @@ impl Backward {
             attention: Attention { tiles: lists, tile_count: self.keys as i32, ..args },
         };
         let blocks = self.operands.blocks_for(self.keys);
-        device.launch(self.kernel, blocks, WARPGROUP_THREADS, self.shape.shared, args)
+        device.launch(self.kernel, blocks, self.shape.threads, self.shape.shared, args)
     }
 
     /// The parts of a backward scratch, which begins with the stats.

@@ -52,17 +52,17 @@ class Stage:
 
 
 class Unit:
-    """The matrix unit, which two warpgroups take by turns (unit.cuh)."""
+    """The matrix unit, which warpgroups take by turns (unit.cuh)."""
 
-    def __init__(self):
-        self.passed = 0
+    def __init__(self, users=2):
+        self.users, self.passed = users, 0
 
     def take(self, group):
-        while self.passed % 2 != group:
+        while self.passed % self.users != group:
             yield
 
     def give(self, group):
-        assert self.passed % 2 == group, "the unit is another's"
+        assert self.passed % self.users == group, "the unit is another's"
         self.passed += 1
 
 

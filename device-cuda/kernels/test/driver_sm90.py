@@ -33,7 +33,7 @@ class Shape(driver.Shape):
         if not self.hopper:
             return
         d = self.dim = next(x for x in DIMS if head_dim <= x)
-        self.q_rows, self.kv_keys = 128, 128 if d <= 128 else 96 if d <= 192 else 64
+        self.q_rows, self.kv_keys = 192 if d <= 64 else 128, 128 if d <= 128 else 96 if d <= 192 else 64
         q_stages = 2 if d <= 128 else 1
         self.forward_shared_sm90 = (q_stages * panels(d) * self.q_rows * 128
                                     + 4 * panels(d) * self.kv_keys * 128 + 8 * (2 * q_stages + 9))
@@ -205,7 +205,7 @@ class Call(driver.Call):
         s, shape = self.schedule, self.schedule.shape
         args = self.block(s.queries90, s.query_count90).ljust(320, b"\0") + self.maps(shape.q_rows, shape.kv_keys)
         blocks = min(SMS, s.query_count90 * self.k.shape[1])
-        launch(f"forward_wgmma_{shape.name}_{shape.dim}", "forward", blocks, 384, args,
+        launch(f"forward_wgmma_{shape.name}_{shape.dim}", "forward", blocks, shape.q_rows * 2 + 128, args,
                shape.forward_shared_sm90)
 
     def backward(self, scratch, dout, dq, dk, dv):
@@ -214,7 +214,7 @@ class Call(driver.Call):
         s, shape = self.schedule, self.schedule.shape
         kv_heads = self.k.shape[1]
         gradients = dict(dout=dout, dq=dq, dk=dk, dv=dv)
-        launch(f"prepare_wgmma_{shape.name}", "prepare", s.stats_count90 * kv_heads, 256,
+        launch(f"prepare_wgmma_{shape.name}", "prepare", s.stats_count90 * kv_heads * shape.b_rows // 32, 128,
                self.block(s.stats90, s.stats_count90, scratch, **gradients))
         args = (self.block(s.keys90, s.key_count90, scratch, **gradients).ljust(320, b"\0")
                 + self.maps(shape.b_rows, shape.b_keys, dout)
