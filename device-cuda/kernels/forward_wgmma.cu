@@ -5,8 +5,8 @@
 //     s = q k^T;  m' = max(m, rowmax s);  p = exp2(s - m');  a = exp2(m - m')
 //     l = a l + rowsum p;  o = a o + p v
 //
-// and at the end out = o / l, lse = ln 2 (m + log2 l). Blocks stay: each walks its share of the query
-// tiles (README.md draws the pipeline). One warp brings q, k, v; two or three warpgroups of 64 rows each
+// and at the end out = o / l, lse = ln 2 (m + log2 l). Blocks stay: each has a share of the query tiles
+// (README.md draws the pipeline). One warp brings q, k, v; two or three warpgroups of 64 rows each
 // compute. A warpgroup issues the next s before it waits for this o, and exponentiates meanwhile; the
 // two take turns in issuing, so that one exponentiates while the other multiplies.
 //
@@ -15,7 +15,7 @@
 // Rows are independent of each other in every step, and a key tile of which a row sees nothing
 // leaves that row as it was (p = 0, a = 1), so a row's bits depend on its document alone.
 //
-// Reads q, k, v (tensor maps), tiles (query tiles). Writes out (=), lse (=): every row of every tile, 0
+// Reads q, k, v (tensor maps), tiles (query tiles), shares. Writes out (=), lse (=): every row of every tile, 0
 // and -inf for rows that see no key.
 #include "fragment.cuh"
 #include "query.cuh"
@@ -34,6 +34,7 @@ constexpr int THREADS = (GROUPS + 1) * 128;
 
 struct Args {
     Attention attention;
+    u64 shares;  // i32: where each block's pieces begin, the end of all, and the pieces
     TensorMap q, k, v;
 };
 static_assert(sizeof(Args) == 704, "src/args.rs has the same size");
@@ -72,16 +73,22 @@ struct Shared {
     }
 };
 
-// This block's share of the work, by turns from the front and from the back of each run of as many
-// pieces as there are blocks: pieces are sorted, so shares come out even.
+// This block's share of the work, as the host shared it out (`src/schedule/shares.rs`).
 struct Share {
-    i32 round;
-    __device__ Share() : round(0) {}
-    __device__ i32 next() {
-        const i32 blocks = gridDim.x, block = blockIdx.x;
-        const i32 at = round * blocks + (round % 2 ? blocks - 1 - block : block);
-        ++round;
-        return at;
+    const i32 *next, *end;
+    i32 piece;  // read ahead
+
+    __device__ explicit Share(const Args& args) {
+        const i32* const begins = reinterpret_cast<const i32*>(args.shares);
+        const i32* const pieces = begins + gridDim.x + 1;
+        next = pieces + begins[blockIdx.x], end = pieces + begins[blockIdx.x + 1];
+        piece = next < end ? *next : -1;
+    }
+    // Below 0 at the end.
+    __device__ i32 take() {
+        const i32 taken = piece;
+        piece = ++next < end ? *next : -1;
+        return taken;
     }
 };
 
@@ -126,15 +133,14 @@ __device__ inline void load_values(const Shared& shared, const Ring& here, u32& 
 
 __device__ inline void bring_tiles(const Shared& shared, const Args& args) {
     const Attention& attention = args.attention;
-    const i32 pieces = attention.tile_count * attention.kv_heads;
     const bool leader = threadIdx.x % 32 == 0;
     Ring q_here(shared.q_here, 0), q_free(shared.q_free, 1);
     Ring k_here(shared.k_here, 0), k_free(shared.k_free, 1);
     Ring v_here(shared.v_here, 0), v_free(shared.v_free, 1);
     u32 tail_parity = 0;
 
-    Share share;
-    for (i32 at = share.next(); at < pieces; at = share.next()) {
+    Share share(args);
+    for (i32 at = share.take(); at >= 0; at = share.take()) {
         const Piece piece(attention, at);
         if (piece.seen.empty()) continue;
         q_free.wait();
@@ -168,6 +174,10 @@ __device__ inline void bring_tiles(const Shared& shared, const Args& args) {
 
 using S = f32[KEYS / 2];
 using P = u32[KEYS / 16][4];
+// Of the first half of a tile's keys. With two warpgroups, code of its own cost more than it saved.
+constexpr bool HALVES = GROUPS > 2;
+using HalfS = f32[HALVES ? KEYS / 4 : KEYS / 2];
+using HalfP = u32[HALVES ? KEYS / 32 : KEYS / 16][4];
 using O = f32[PARTS][PART / 2];
 
 // Of this thread's two rows.
@@ -198,13 +208,14 @@ struct Softmax {
     }
 };
 
-__device__ inline void mask(S& s, const Softmax& state, i32 key0) {
+template <int COUNT>
+__device__ inline void mask(f32 (&s)[COUNT], const Softmax& state, i32 key0) {
     const i32 column = key0 + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const i32 begin = state.seen[half].begin - column, end = state.seen[half].end - column;
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; ++n)
+        for (int n = 0; n < COUNT / 4; ++n)
 #pragma unroll
             for (int i = 0; i < 2; ++i)
                 if (n * 8 + i < begin || n * 8 + i >= end) s[n * 4 + half * 2 + i] = -INFINITY_F32;
@@ -223,12 +234,13 @@ __device__ inline f32 row_sum(f32 x) {
 }
 
 // s becomes p; maximum and sum move on; `shrink` is what o is to be multiplied by.
-__device__ inline void softmax_step(S& s, Softmax& state, f32 (&shrink)[2], f32 to_log2) {
+template <int COUNT>
+__device__ inline void softmax_step(f32 (&s)[COUNT], Softmax& state, f32 (&shrink)[2], f32 to_log2) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         f32 highest = state.maximum[half];
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; ++n)
+        for (int n = 0; n < COUNT / 4; ++n)
             highest = fmaxf(highest, fmaxf(s[n * 4 + half * 2], s[n * 4 + half * 2 + 1]));
         highest = row_max(highest);
         // A row that has seen nothing yet: any finite base gives p = 0.
@@ -237,7 +249,7 @@ __device__ inline void softmax_step(S& s, Softmax& state, f32 (&shrink)[2], f32 
         state.maximum[half] = highest;
         f32 sum = state.sum[half] * shrink[half];
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; ++n)
+        for (int n = 0; n < COUNT / 4; ++n)
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
                 f32& x = s[n * 4 + half * 2 + i];
@@ -255,14 +267,15 @@ __device__ inline void scale(O& o, const f32 (&factor)[2]) {
         for (int i = 0; i < PART / 2; ++i) o[part][i] *= factor[i / 2 % 2];
 }
 
-// o += p v, on its way when this returns.
-__device__ inline void multiply_pv(O& o, const P& p, u32 v_tile) {
+// o += p v, on its way when this returns. `p` may have fewer columns than v has rows.
+template <int STEPS>
+__device__ inline void multiply_pv(O& o, const u32 (&p)[STEPS][4], u32 v_tile) {
     wgmma_fence();
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) {
         const AlongRows<KEYS> v(v_tile, part * PART);
 #pragma unroll
-        for (int k = 0; k < KEYS / 16; ++k) wgmma_registers<true>(o[part], p[k], v.step(k), true);
+        for (int k = 0; k < STEPS; ++k) wgmma_registers<true>(o[part], p[k], v.step(k), true);
     }
     wgmma_commit_group();
 }
@@ -305,7 +318,6 @@ __device__ inline void write_rows(const O& o, const Softmax& state, const Piece&
 
 __device__ inline void compute(const Shared& shared, const Args& args, i32 group) {
     const Attention& attention = args.attention;
-    const i32 pieces = attention.tile_count * attention.kv_heads;
     const f32 to_log2 = attention.scale * LOG2_E;
     const i32 row0 = group * 64;
     Ring q_here(shared.q_here, 0), q_free(shared.q_free, 0);
@@ -313,8 +325,8 @@ __device__ inline void compute(const Shared& shared, const Args& args, i32 group
     Ring v_here(shared.v_here, 0), v_free(shared.v_free, 0);
     const Unit<GROUPS> unit(group);
 
-    Share share;
-    for (i32 at = share.next(); at < pieces; at = share.next()) {
+    Share share(args);
+    for (i32 at = share.take(); at >= 0; at = share.take()) {
         const Piece piece(attention, at);
         Softmax state(piece, row0);
         O o;
@@ -324,8 +336,6 @@ __device__ inline void compute(const Shared& shared, const Args& args, i32 group
             for (int i = 0; i < PART / 2; ++i) o[part][i] = 0.f;
 
         if (!piece.seen.empty()) {
-            S s;
-            P p;
             f32 shrink[2];
             const AlongColumns<ROWS> q(shared.q + q_here.stage * Shape::QUERY_TILE, row0);
             const auto keys = [&] {
@@ -342,11 +352,44 @@ __device__ inline void compute(const Shared& shared, const Args& args, i32 group
                 v_here.advance<Shape::STAGES>();
                 v_free.advance<Shape::STAGES>();
             };
-            const auto softmax = [&](i32 key0) {
-                if (key0 < state.all.begin || key0 + KEYS > state.all.end) mask(s, state, key0);
+            const auto softmax = [&](auto& s, i32 key0) {
+                constexpr i32 COUNT = sizeof(s) / 2;  // keys
+                if (key0 < state.all.begin || key0 + COUNT > state.all.end) mask(s, state, key0);
                 softmax_step(s, state, shrink, to_log2);
             };
-
+            const auto first_tile = [&](auto& s, auto& p, i32 key0) {
+                const bool later = GROUPS > 2 && key0 > piece.first;
+                k_here.wait();
+                if (later) unit.take();
+                multiply_scores<D>(s, q, keys());
+                if (later) unit.pass();
+                wgmma_wait_group<0>();
+                next_keys();
+                softmax(s, key0);
+                narrow_scores<ELEMENT>(p, s);
+            };
+            // `p` is of the tile before, `next` becomes this one's.
+            const auto next_tile = [&](auto& s, P& p, auto& next, i32 key0) {
+                k_here.wait();
+                unit.take();
+                multiply_scores<D>(s, q, keys());
+                v_here.wait();
+                multiply_pv(o, p, values());
+                unit.pass();
+                wgmma_wait_group<1>();
+                next_keys();
+                softmax(s, key0);
+                wgmma_wait_group<0>();
+                next_values();
+                scale(o, shrink);
+                narrow_scores<ELEMENT>(next, s);
+            };
+            const auto last_product = [&](auto& p) {
+                v_here.wait();
+                multiply_pv(o, p, values());
+                wgmma_wait_group<0>();
+                next_values();
+            };
             // Key tiles of which only other warpgroups see something.
             const auto skip = [&](i32 key0) {
                 if (key0 > piece.first) {
@@ -365,34 +408,30 @@ __device__ inline void compute(const Shared& shared, const Args& args, i32 group
             if constexpr (GROUPS > 2)
                 for (const i32 begin = uniform(state.some.begin); key0 + KEYS <= begin; key0 += KEYS) skip(key0);
             if (GROUPS == 2 || key0 < end) {
-                const bool later = GROUPS > 2 && key0 > piece.first;
-                k_here.wait();
-                if (later) unit.take();
-                multiply_scores<D>(s, q, keys());
-                if (later) unit.pass();
-                wgmma_wait_group<0>();
-                next_keys();
-                softmax(key0);
-                narrow_scores<ELEMENT>(p, s);
-                for (key0 += KEYS; key0 < end; key0 += KEYS) {
-                    k_here.wait();
-                    unit.take();
-                    multiply_scores<D>(s, q, keys());
-                    v_here.wait();
-                    multiply_pv(o, p, values());
-                    unit.pass();
-                    wgmma_wait_group<1>();
-                    next_keys();
-                    softmax(key0);
-                    wgmma_wait_group<0>();
-                    next_values();
-                    scale(o, shrink);
-                    narrow_scores<ELEMENT>(p, s);
+                // Of the last tile perhaps only the first half is seen.
+                const bool half = HALVES && (end - 1) % KEYS < KEYS / 2;
+                const i32 whole_end = half ? end - KEYS / 2 : end;
+                if (!HALVES || key0 < whole_end) {
+                    S s;
+                    P p;
+                    first_tile(s, p, key0);
+                    for (key0 += KEYS; key0 < whole_end; key0 += KEYS) next_tile(s, p, p, key0);
+                    if (HALVES && key0 < end) {
+                        HalfS half_s;
+                        HalfP half_p;
+                        next_tile(half_s, p, half_p, key0);
+                        last_product(half_p);
+                        key0 += KEYS;
+                    } else {
+                        last_product(p);
+                    }
+                } else {
+                    HalfS s;
+                    HalfP p;
+                    first_tile(s, p, key0);
+                    last_product(p);
+                    key0 += KEYS;
                 }
-                v_here.wait();
-                multiply_pv(o, p, values());
-                wgmma_wait_group<0>();
-                next_values();
             }
             if constexpr (GROUPS > 2)
                 for (; key0 < piece.seen.end; key0 += KEYS) skip(key0);

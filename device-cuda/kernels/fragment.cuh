@@ -4,8 +4,10 @@
 #include "panel.cuh"
 
 // s = left right^T, both from shared memory and D deep, on its way when this returns.
-template <int D, int M, int N>
-__device__ inline void multiply_scores(f32 (&s)[N / 2], const AlongColumns<M>& left, const AlongColumns<N>& right) {
+// `s` may have fewer columns than `right` has rows.
+template <int D, int M, int N, int COUNT>
+__device__ inline void multiply_scores(f32 (&s)[COUNT], const AlongColumns<M>& left, const AlongColumns<N>& right) {
+    static_assert(COUNT * 2 <= N);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < D / 16; ++k) wgmma_shared<false, false>(s, left.step(k), right.step(k), k > 0);

@@ -114,6 +114,8 @@ const _: () = assert!(size_of::<TensorMap>() == 128);
 #[repr(C)]
 pub(crate) struct ForwardWgmma {
     pub(crate) attention: Attention,
+    /// Which block works on what (`schedule/shares.rs`).
+    pub(crate) shares: u64,
     pub(crate) q: TensorMap,
     pub(crate) k: TensorMap,
     pub(crate) v: TensorMap,

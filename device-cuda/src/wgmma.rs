@@ -2,7 +2,7 @@
 //! can compute a call. `None` is where the device lacks the unit, or they do not compute such problems.
 
 use crate::CudaError;
-use crate::args::{Attention, BackwardWgmma, ForwardWgmma, KeyTile, TensorMap};
+use crate::args::{Attention, BackwardWgmma, ForwardWgmma, KeyTile, TensorMap, Tile};
 use crate::cuda::Cuda;
 use crate::memory::Buffer;
 use crate::module::Kernel;
@@ -45,21 +45,24 @@ pub(crate) struct Forward {
     shape: WgmmaForward,
     kernel: Kernel,
     tiles: usize,
-    /// As bytes.
-    list: Buffer<u8>,
+    blocks: usize,
+    /// Tiles, then shares, as bytes.
+    lists: Buffer<u8>,
 }
 
 impl Forward {
     pub(crate) fn new(stream: &Stream, problem: &Problem<'_>) -> Result<Option<Self>, CudaError> {
         let (context, dtype) = (stream.context(), problem.shape().dtype);
         let Some(shape) = context.wgmma_forward(problem.attention(), dtype) else { return Ok(None) };
-        let tiles = schedule::forward(problem, &shape)?;
-        let list: Vec<u8> = tiles.iter().flat_map(|tile| bytes_of(*tile)).collect();
+        let schedule::Forward { tiles, blocks, shares } =
+            schedule::Forward::new(problem, &shape, context.multiprocessors)?;
+        let shares = shares.into_iter().flat_map(i32::to_ne_bytes);
+        let lists: Vec<u8> = tiles.iter().flat_map(|tile| bytes_of(*tile)).chain(shares).collect();
         let _current = context.enter()?;
         let name = format!("forward_wgmma_{dtype}_{}", shape.head_dim);
         let kernel = context.modules.kernel(context.driver, &name, "forward", shape.shared)?;
-        let (operands, list) = (Operands::new(stream, problem), Buffer::from_slice(stream, &list)?);
-        Ok(Some(Self { operands, shape, kernel, tiles: tiles.len(), list }))
+        let (operands, lists) = (Operands::new(stream, problem), Buffer::from_slice(stream, &lists)?);
+        Ok(Some(Self { operands, shape, kernel, tiles: tiles.len(), blocks, lists }))
     }
 
     /// Whether the copy engine can bring these operands, whose heads begin at multiples of 16 bytes.
@@ -72,14 +75,15 @@ impl Forward {
         let driver = device.context().driver;
         let Operands { q, kv, group, .. } = &self.operands;
         let (tokens, keys) = (self.shape.rows / group, self.shape.keys);
+        let list = self.lists.view().address();
         let args = ForwardWgmma {
+            shares: list + (self.tiles * size_of::<Tile>()) as u64,
             q: q.map(driver, &args.q, *group, tokens)?,
             k: kv.map(driver, &args.k, 1, keys)?,
             v: kv.map(driver, &args.v, 1, keys)?,
-            attention: Attention { tiles: self.list.view().address(), tile_count: self.tiles as i32, ..args },
+            attention: Attention { tiles: list, tile_count: self.tiles as i32, ..args },
         };
-        let blocks = self.operands.blocks_for(self.tiles);
-        device.launch(self.kernel, blocks, self.shape.threads, self.shape.shared, args)
+        device.launch(self.kernel, self.blocks, self.shape.threads, self.shape.shared, args)
     }
 }
 

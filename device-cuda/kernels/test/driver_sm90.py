@@ -5,6 +5,8 @@ The argument blocks and the tile lists repeat the heads of the kernels and src/s
 """
 
 import ctypes
+import heapq
+import itertools
 import struct
 
 import torch
@@ -137,6 +139,17 @@ def key_list(documents, kv_heads):
     return torch.tensor(flat or [0] * 23, dtype=torch.int32, device="cuda"), len(tiles)
 
 
+def share_out(costs, heads, blocks):
+    """Pieces, tiles times heads, each to the block that has least to do: begins of each block's, and the pieces."""
+    least, shares = [(0, block) for block in range(blocks)], [[] for _ in range(blocks)]
+    for piece in range(len(costs) * heads):
+        busy, block = least[0]
+        shares[block].append(piece)
+        heapq.heapreplace(least, (busy + costs[piece // heads], block))
+    begins = itertools.accumulate(map(len, shares), initial=0)
+    return torch.tensor([*begins, *itertools.chain(*shares)], dtype=torch.int32, device="cuda")
+
+
 class Schedule(driver.Schedule):
     def __init__(self, documents, group, causal, window, shape, zeroed_rows=0):
         super().__init__(documents, group, causal, window, shape)
@@ -144,8 +157,15 @@ class Schedule(driver.Schedule):
             queries, keys, stats, self.numbers, self.counters = lists(
                 documents, group, causal, window, shape, zeroed_rows)
             self.queries90, self.query_count90 = tile_list(queries)
+            self.costs, self.shares = [3 * -(-t[0] // shape.kv_keys) + 2 for t in queries], {}
             self.keys90, self.key_count90 = key_list(keys, 8)
             self.stats90, self.stats_count90 = tile_list(stats)
+
+
+    def shares_of(self, kv_heads, blocks):
+        if kv_heads not in self.shares:
+            self.shares[kv_heads] = share_out(self.costs, kv_heads, blocks)
+        return self.shares[kv_heads]
 
 
 class Scratch(driver.Scratch):
@@ -203,8 +223,10 @@ class Call(driver.Call):
         if not self.hopper():
             return super().forward()
         s, shape = self.schedule, self.schedule.shape
-        args = self.block(s.queries90, s.query_count90).ljust(320, b"\0") + self.maps(shape.q_rows, shape.kv_keys)
         blocks = min(SMS, s.query_count90 * self.k.shape[1])
+        shares = struct.pack("<Q", s.shares_of(self.k.shape[1], blocks).data_ptr())
+        args = (self.block(s.queries90, s.query_count90) + shares).ljust(320, b"\0")
+        args += self.maps(shape.q_rows, shape.kv_keys)
         launch(f"forward_wgmma_{shape.name}_{shape.dim}", "forward", blocks, shape.q_rows * 2 + 128, args,
                shape.forward_shared_sm90)
 

@@ -1,6 +1,7 @@
 //! The lists of the kernels for compute capability 9.0, whose query tiles are whole tokens with all heads
 //! of a K/V group. Twin of `kernels/piece.cuh`.
 
+use super::shares::share_out;
 use super::{Weighed, blind, check, check_limits, keep_in_order, list_queries};
 use super::{longest_first, tile_of, visible, window};
 use crate::CudaError;
@@ -10,15 +11,33 @@ use core::cmp::Reverse;
 use core::ops::Range;
 use microseq_core::{Attention, Problem, Segment};
 
-/// The query tiles of the forward pass.
-pub(crate) fn forward(problem: &Problem<'_>, shape: &WgmmaForward) -> Result<Vec<Tile>, CudaError> {
-    check_limits(problem)?;
-    let attention = problem.attention();
-    let rows = shape.rows / attention.group() * attention.group();
-    let mut tiles = Vec::new();
-    each_segment(problem, |segment| list_queries(segment, attention, rows, &mut tiles));
-    check("tiles times kv_heads", tiles.len().saturating_mul(attention.kv_heads()))?;
-    Ok(longest_first(tiles))
+/// The query tiles of the forward pass, longest first, and who works on them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Forward {
+    pub(crate) tiles: Vec<Tile>,
+    /// Blocks to launch: as many as there is work for.
+    pub(crate) blocks: usize,
+    /// What [`share_out`] returns.
+    pub(crate) shares: Vec<i32>,
+}
+
+impl Forward {
+    /// The lists for a device that runs so many blocks at a time.
+    pub(crate) fn new(problem: &Problem<'_>, shape: &WgmmaForward, blocks: usize) -> Result<Self, CudaError> {
+        check_limits(problem)?;
+        let (attention, heads) = (problem.attention(), problem.attention().kv_heads());
+        let rows = shape.rows / attention.group() * attention.group();
+        let mut tiles = Vec::new();
+        each_segment(problem, |segment| list_queries(segment, attention, rows, &mut tiles));
+        check("tiles times kv_heads", tiles.len().saturating_mul(heads))?;
+        tiles.sort_by_key(|(keys, _)| Reverse(*keys));
+        // To begin and to end a tile takes about as long as two thirds of a tile of keys.
+        let cost = |keys: u64| 3 * keys.div_ceil(shape.keys as u64) + 2;
+        let costs: Vec<u64> = tiles.iter().map(|(keys, _)| cost(*keys)).collect();
+        let blocks = blocks.min(tiles.len() * heads);
+        let tiles = tiles.into_iter().map(|(_, tile)| tile).collect();
+        Ok(Self { tiles, blocks, shares: share_out(&costs, heads, blocks) })
+    }
 }
 
 /// Query tiles of a part of a walk, where walks are cut.
@@ -308,7 +327,7 @@ mod tests {
     fn every_row_is_in_one_query_tile_of_each_pass() {
         each_schedule(|problem, _, schedule, tokens| {
             let group = problem.attention().group();
-            let forward_tiles = super::forward(problem, &FORWARD).expect("small");
+            let forward_tiles = super::Forward::new(problem, &FORWARD, 132).expect("small").tiles;
             let mut forward = vec![0; problem.batch().q_rows()];
             let forward_tokens = (FORWARD.rows / group) as i32;
             for tile in forward_tiles {
