@@ -1,13 +1,11 @@
-//! The device's calls: operands are checked, then blocks of work handed to the threads.
+//! The device's calls: operands are checked, then handed to the passes.
 
-use crate::call::{Relays, ScratchPlan, fill_rows};
+use crate::call::ScratchPlan;
 use crate::copy::zip_rows;
-use crate::dispatch;
 use crate::kernel::scoring::Scoring;
 use crate::kernel::{backward, forward};
-use crate::scratch::Carver;
+use crate::passes::{self, Call};
 use crate::strided::{StridedMut, StridedRef};
-use crate::threads::Queue;
 use crate::{Cpu, CpuError, Prepared};
 use microseq_core::{
     Accumulate, Backward, Device, Element, Flush, Forward, Gather, Host, Pass, Problem, Scratch,
@@ -64,35 +62,10 @@ impl Device for Cpu {
             block_rows: prepared.block_rows,
             scoring: Scoring::new(&prepared.attention),
         };
-        for rows in &prepared.blind {
-            // SAFETY: the rows are inside the views, and the threads have not started.
-            unsafe {
-                fill_rows(&operands.out, rows.clone(), prepared, prepared.shape.head_dim, E::default())
-            };
-            // SAFETY: as above.
-            unsafe { fill_rows(&operands.lse, rows.clone(), prepared, 1, f32::NEG_INFINITY) };
-        }
-
-        let memory = Carver::new(scratch);
-        let schedule = &prepared.forward;
-        let queue = Queue::new(schedule.units().len());
-        self.threads.run(plan.lanes, &|lane| {
-            let memory = memory.lane(lane, plan.lane);
-            let block = |number: usize| {
-                let (item, kv_head) = schedule.block(number);
-                let document = prepared.rows(item.document, kv_head);
-                forward::Block { document, kv_head, begin: item.work.begin, end: item.work.end }
-            };
-            queue.each_with_next(schedule.units(), block, |block, upcoming| {
-                // SAFETY: the machine has the instruction set (`Isa::checked`). Documents, rows and
-                // heads are inside the views, whose shapes were checked against the problem's; blocks
-                // are disjoint and each is taken once; the scratch is sized for them, and this part of
-                // it is this lane's.
-                unsafe {
-                    dispatch::forward(self.isa(), &operands, block, upcoming, memory);
-                }
-            });
-        });
+        let call = Call { cpu: self, prepared, plan, scratch };
+        // SAFETY: views, instruction set and scratch were checked above; the views are the call's until it
+        // returns.
+        unsafe { passes::forward(call, &operands) };
         Ok(())
     }
 
@@ -123,31 +96,9 @@ impl Device for Cpu {
             block_keys: prepared.block_keys,
             scoring: Scoring::new(&prepared.attention),
         };
-        for rows in &prepared.blind {
-            // SAFETY: the rows are inside the view, and the threads have not started.
-            unsafe { fill_rows(&operands.dq, rows.clone(), prepared, prepared.shape.head_dim, E::default()) };
-        }
-
-        let mut memory = Carver::new(scratch);
-        let relays = Relays::carve(&mut memory, prepared);
-        relays.reset(prepared);
-        let schedule = &prepared.backward;
-        let queue = Queue::new(schedule.units().len());
-        self.threads.run(plan.lanes, &|lane| {
-            let memory = memory.lane(lane, plan.lane);
-            let block = |number: usize| {
-                let (item, kv_head) = schedule.block(number);
-                let document = prepared.rows(item.document, kv_head);
-                let relay = relays.relay(prepared, item.document, kv_head);
-                backward::Block { document, kv_head, index: item.work.index, relay }
-            };
-            queue.each_with_next(schedule.units(), block, |block, upcoming| {
-                // SAFETY: as in the forward pass. Blocks of keys are disjoint and each is taken once;
-                // a document's blocks stand in the list in ascending order, so those before this one
-                // are done, at work, or about to be after one of a lower number.
-                unsafe { dispatch::backward(self.isa(), &operands, block, upcoming, memory) }
-            });
-        });
+        let call = Call { cpu: self, prepared, plan, scratch };
+        // SAFETY: as in the forward pass.
+        unsafe { passes::backward(call, &operands) };
         Ok(())
     }
 

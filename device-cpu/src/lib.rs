@@ -37,6 +37,7 @@ mod dispatch;
 mod error;
 mod isa;
 mod kernel;
+mod passes;
 mod prepare;
 mod schedule;
 mod scratch;
