@@ -5,9 +5,13 @@ use crate::kernel::products::PortableSingles;
 #[cfg(target_arch = "x86_64")]
 use crate::kernel::products::{Avx2Singles, Avx512Pairs, Avx512Singles};
 #[cfg(target_arch = "x86_64")]
-use crate::kernel::tiles::{self, Tiles};
+use crate::kernel::{self, tiles::Tiles};
 use crate::kernel::{Geometry, backward, forward};
 use crate::scratch::Carver;
+#[cfg(target_arch = "x86_64")]
+use core::any::Any;
+#[cfg(target_arch = "x86_64")]
+use microseq_core::bf16;
 use microseq_core::{DType, Element};
 
 /// Sizes of the kernels' arrays, for a call.
@@ -16,7 +20,7 @@ pub(crate) fn geometry(isa: Isa, dtype: DType, head_dim: usize) -> Geometry {
 }
 
 /// Whether products are taken of pairs of bf16.
-pub(crate) fn pairs(isa: Isa, dtype: DType) -> bool {
+fn pairs(isa: Isa, dtype: DType) -> bool {
     matches!(isa, Isa::Avx512Bf16 | Isa::AmxBf16) && dtype == DType::Bf16
 }
 
@@ -34,17 +38,23 @@ pub(crate) unsafe fn forward<E: Element>(
     // SAFETY: the caller's contract, passed on.
     unsafe {
         match isa {
-            Isa::Portable => forward_portable(operands, block, upcoming, memory),
+            Isa::Portable => portable::forward(operands, block, upcoming, memory),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => forward_avx2(operands, block, upcoming, memory),
+            Isa::Avx2 => avx2::forward(operands, block, upcoming, memory),
             #[cfg(target_arch = "x86_64")]
-            Isa::AmxBf16 if pairs(isa, E::DTYPE) => forward_tiles(operands, block, upcoming, memory),
+            Isa::AmxBf16 if let Some(operands) = of_bf16(operands) => {
+                tiles::forward::<bf16>(operands, block, upcoming, memory)
+            }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 if pairs(isa, E::DTYPE) => forward_bf16_pairs(operands, block, upcoming, memory),
+            Isa::Avx512Bf16 if let Some(operands) = of_bf16(operands) => {
+                bf16_pairs::forward::<bf16>(operands, block, upcoming, memory)
+            }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 | Isa::AmxBf16 => forward_avx512(operands, block, upcoming, memory),
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::AmxBf16 => {
+                avx512::forward(operands, block, upcoming, memory)
+            }
             #[cfg(not(target_arch = "x86_64"))]
-            _ => forward_portable(operands, block, upcoming, memory),
+            _ => portable::forward(operands, block, upcoming, memory),
         }
     }
 }
@@ -63,72 +73,77 @@ pub(crate) unsafe fn backward<E: Element>(
     // SAFETY: the caller's contract, passed on.
     unsafe {
         match isa {
-            Isa::Portable => backward_portable(operands, block, upcoming, memory),
+            Isa::Portable => portable::backward(operands, block, upcoming, memory),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => backward_avx2(operands, block, upcoming, memory),
+            Isa::Avx2 => avx2::backward(operands, block, upcoming, memory),
             #[cfg(target_arch = "x86_64")]
-            Isa::AmxBf16 if pairs(isa, E::DTYPE) => backward_tiles(operands, block, upcoming, memory),
+            Isa::AmxBf16 if let Some(operands) = of_bf16(operands) => {
+                tiles::backward::<bf16>(operands, block, upcoming, memory)
+            }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 if pairs(isa, E::DTYPE) => backward_bf16_pairs(operands, block, upcoming, memory),
+            Isa::Avx512Bf16 if let Some(operands) = of_bf16(operands) => {
+                bf16_pairs::backward::<bf16>(operands, block, upcoming, memory)
+            }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Avx512Bf16 | Isa::AmxBf16 => {
-                backward_avx512(operands, block, upcoming, memory)
+                avx512::backward(operands, block, upcoming, memory)
             }
             #[cfg(not(target_arch = "x86_64"))]
-            _ => backward_portable(operands, block, upcoming, memory),
+            _ => portable::backward(operands, block, upcoming, memory),
         }
     }
 }
 
-/// Two shells for one instruction set.
-macro_rules! shells {
-    ($products:ty, $forward:ident, $backward:ident $(, $features:literal)?) => {
-        $(#[target_feature(enable = $features)])?
-        unsafe fn $forward<E: Element>(
-            operands: &forward::Operands<E>,
-            block: &forward::Block,
-            upcoming: Option<&forward::Block>,
-            memory: Carver,
-        ) {
-            // SAFETY: the caller's contract, passed on.
-            unsafe { forward::run::<$products, E>(operands, block, upcoming, memory) }
-        }
+/// The operands, if they are those of bf16: kernels of instructions for bf16 are made of it alone.
+#[cfg(target_arch = "x86_64")]
+fn of_bf16<Operands: Any>(operands: &dyn Any) -> Option<&Operands> {
+    operands.downcast_ref()
+}
 
-        $(#[target_feature(enable = $features)])?
-        unsafe fn $backward<E: Element>(
-            operands: &backward::Operands<E>,
-            block: &backward::Block,
-            upcoming: Option<&backward::Block>,
-            memory: Carver,
-        ) {
-            // SAFETY: the caller's contract, passed on.
-            unsafe { backward::run::<$products, E>(operands, block, upcoming, memory) }
+/// Two shells for one instruction set, in a module of their own: the compiler takes modules as the pieces
+/// that it works on at a time.
+macro_rules! shells {
+    ($isa:ident, $products:ty $(, $features:literal)?) => {
+        mod $isa {
+            use super::*;
+
+            $(#[target_feature(enable = $features)])?
+            pub(super) unsafe fn forward<E: Element>(
+                operands: &forward::Operands<E>,
+                block: &forward::Block,
+                upcoming: Option<&forward::Block>,
+                memory: Carver,
+            ) {
+                // SAFETY: the caller's contract, passed on.
+                unsafe { forward::run::<$products, E>(operands, block, upcoming, memory) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            pub(super) unsafe fn backward<E: Element>(
+                operands: &backward::Operands<E>,
+                block: &backward::Block,
+                upcoming: Option<&backward::Block>,
+                memory: Carver,
+            ) {
+                // SAFETY: the caller's contract, passed on.
+                unsafe { backward::run::<$products, E>(operands, block, upcoming, memory) }
+            }
         }
     };
 }
 
-shells!(PortableSingles, forward_portable, backward_portable);
+shells!(portable, PortableSingles);
 #[cfg(target_arch = "x86_64")]
-shells!(Avx2Singles, forward_avx2, backward_avx2, "avx2,fma,f16c");
+shells!(avx2, Avx2Singles, "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-shells!(Avx512Singles, forward_avx512, backward_avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
+shells!(avx512, Avx512Singles, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-shells!(
-    Avx512Pairs,
-    forward_bf16_pairs,
-    backward_bf16_pairs,
-    "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
-);
+shells!(bf16_pairs, Avx512Pairs, "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-shells!(
-    Tiles<Unit>,
-    forward_tiles,
-    backward_tiles,
-    "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
-);
+shells!(tiles, Tiles<Unit>, "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
 
 /// The machine's tiles; in unit tests, on whatever machine, a model of them.
 #[cfg(all(target_arch = "x86_64", not(test)))]
-type Unit = tiles::Hardware;
+type Unit = kernel::tiles::Hardware;
 #[cfg(all(target_arch = "x86_64", test))]
-type Unit = tiles::Model;
+type Unit = kernel::tiles::Model;
