@@ -68,9 +68,7 @@ impl Relays {
     }
 
     fn bytes(prepared: &Prepared) -> usize {
-        let mut memory = Carver::counting();
-        Self::carve(&mut memory, prepared);
-        memory.used()
+        Carver::count(|memory| Self::carve(memory, prepared))
     }
 
     /// No turn has been taken yet.

@@ -53,14 +53,12 @@ impl Carver {
         Self { limit: rest.len(), begin: rest.as_mut_ptr(), used: 0 }
     }
 
-    /// No memory: takes are counted, and the arrays must not be used.
-    pub(crate) const fn counting() -> Self {
-        Self { begin: core::ptr::null_mut(), used: 0, limit: usize::MAX }
-    }
-
-    /// Bytes taken so far: a multiple of the alignment.
-    pub(crate) const fn used(&self) -> usize {
-        self.used
+    /// Bytes that are taken where arrays are carved, a multiple of the alignment: carves them out of no
+    /// memory.
+    pub(crate) fn count<T>(carve: impl FnOnce(&mut Self) -> T) -> usize {
+        let mut memory = Self { begin: core::ptr::null_mut(), used: 0, limit: usize::MAX };
+        carve(&mut memory);
+        memory.used
     }
 
     /// Takes an array of `len` elements, of unspecified but initialised content.

@@ -110,7 +110,13 @@ impl<T: Scalar> StridedMut<T> {
     /// As [`StridedRef::span`].
     #[inline(always)]
     pub(crate) fn span(&self, places: Places, rows: usize, head_dim: usize) -> Span {
+        self.reading().span(places, rows, head_dim)
+    }
+
+    /// The same, to read: `at` is for whoever may touch what it is at.
+    #[inline(always)]
+    pub(crate) fn reading(&self) -> StridedRef<T> {
         let Self { base, row_stride, head_stride } = *self;
-        StridedRef { base: base.cast_const(), row_stride, head_stride }.span(places, rows, head_dim)
+        StridedRef { base: base.cast_const(), row_stride, head_stride }
     }
 }

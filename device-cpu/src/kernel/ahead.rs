@@ -59,6 +59,16 @@ impl Ahead {
         }
     }
 
+    /// Begins anew with what an upcoming block lists, if there is one, and spreads it over so many steps.
+    #[inline(always)]
+    pub(crate) fn turn_to<B>(&mut self, upcoming: Option<&B>, steps: u32, list: impl FnOnce(&B, &mut Self)) {
+        self.clear();
+        if let Some(upcoming) = upcoming {
+            list(upcoming, self);
+        }
+        self.spread_over(steps);
+    }
+
     /// Spreads the spans over as many steps as there were since the last time.
     #[inline(always)]
     pub(crate) fn spread(&mut self) {

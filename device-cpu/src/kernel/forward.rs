@@ -110,9 +110,8 @@ impl Arrays {
 
 /// Bytes of scratch of a lane, for blocks of up to `rows` rows.
 pub(crate) fn bytes(geometry: &Geometry, head_dim: usize, rows: usize) -> usize {
-    let mut memory = Carver::counting();
-    Arrays::carve(&mut memory, geometry, rows);
-    memory.used().max(opening::forward_bytes(geometry, head_dim))
+    let blocks = Carver::count(|memory| Arrays::carve(memory, geometry, rows));
+    blocks.max(opening::forward_bytes(geometry, head_dim))
 }
 
 /// All that a step of the pass needs.

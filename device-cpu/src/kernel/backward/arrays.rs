@@ -73,9 +73,8 @@ impl Arrays {
 
 /// Bytes of scratch of a lane, for blocks of `block_keys` keys.
 pub(crate) fn bytes(geometry: &Geometry, head_dim: usize, block_keys: usize) -> usize {
-    let mut memory = Carver::counting();
-    Arrays::carve(&mut memory, geometry, block_keys);
-    memory.used().max(opening::backward_bytes(geometry, head_dim))
+    let blocks = Carver::count(|memory| Arrays::carve(memory, geometry, block_keys));
+    blocks.max(opening::backward_bytes(geometry, head_dim))
 }
 
 const _: () = assert!(KEYS.is_multiple_of(CHUNK) && ROWS.is_multiple_of(CHUNK));

@@ -14,6 +14,7 @@
 //! rows are multiply-adds of f32, one by one. A row's softmax is made anew in the backward pass, out of the
 //! same products: a row that sees one key has probability exactly 1 and gradients of exactly 0.
 
+mod arrays;
 mod backward;
 mod batch;
 mod forward;

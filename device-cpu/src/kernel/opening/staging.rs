@@ -5,6 +5,7 @@ use super::{OPENING, padded};
 use crate::kernel::Geometry;
 use crate::scratch::Carver;
 use crate::simd::MAX_LANES;
+use crate::strided::{StridedMut, StridedRef};
 use core::mem::size_of;
 use core::ptr;
 use microseq_core::Scalar;
@@ -36,16 +37,24 @@ impl<const N: usize> Staging<N> {
         self.padded
     }
 
-    /// Copies rows where they need to be.
+    /// Rows at some places of a view, copied where they need to be.
     ///
     /// # Safety
-    /// The rows have head_dim elements each, and are `N` at most.
+    /// The places are inside the view, whose heads have head_dim elements, and are `N` at most; no other
+    /// thread writes there.
     #[inline(always)]
-    pub(super) unsafe fn read<T: Scalar>(&self, rows: impl Iterator<Item = *const T>) -> Reading<T, N> {
+    pub(super) unsafe fn read<T: Scalar>(
+        &self,
+        view: &StridedRef<T>,
+        places: impl Iterator<Item = (usize, usize)>,
+    ) -> Reading<T, N> {
         let mut read = [ptr::null(); N];
-        for (i, (read, row)) in read.iter_mut().zip(rows).enumerate() {
-            // SAFETY: the caller vouches for the row.
-            *read = if self.padded == self.head_dim { row } else { unsafe { self.copy(i, row) } };
+        for (i, (read, (row, head))) in read.iter_mut().zip(places).enumerate() {
+            // SAFETY: the caller vouches for the places.
+            unsafe {
+                let row = view.at(row, head);
+                *read = if self.padded == self.head_dim { row } else { self.copy(i, row) };
+            }
         }
         read
     }
@@ -73,11 +82,20 @@ impl<const N: usize> Staging<N> {
         self.memory.cast::<T>().wrapping_add(i * self.padded)
     }
 
-    /// Where rows are to be written: they themselves, or copies.
+    /// Where rows at some places of a view are to be written: there, or to copies.
+    ///
+    /// # Safety
+    /// As [`read`](Self::read); no other thread touches the rows.
     #[inline(always)]
-    pub(super) fn write<T: Scalar>(&self, rows: impl Iterator<Item = *mut T>) -> Writing<T, N> {
+    pub(super) unsafe fn write<T: Scalar>(
+        &self,
+        view: &StridedMut<T>,
+        places: impl Iterator<Item = (usize, usize)>,
+    ) -> Writing<T, N> {
         let mut written = [ptr::null_mut(); N];
-        for (i, (written, row)) in written.iter_mut().zip(rows).enumerate() {
+        for (i, (written, (row, head))) in written.iter_mut().zip(places).enumerate() {
+            // SAFETY: the caller vouches for the places.
+            let row = unsafe { view.at(row, head) };
             *written = if self.padded == self.head_dim { row } else { self.place(i) };
         }
         written
@@ -86,15 +104,19 @@ impl<const N: usize> Staging<N> {
     /// Copies what was written to where it belongs.
     ///
     /// # Safety
-    /// As [`read`](Self::read); the rows are those that [`write`](Self::write) was asked for.
+    /// As [`write`](Self::write), which was asked for the same places.
     #[inline(always)]
-    pub(super) unsafe fn flush<T: Scalar>(&self, rows: impl Iterator<Item = *mut T>) {
+    pub(super) unsafe fn flush<T: Scalar>(
+        &self,
+        view: &StridedMut<T>,
+        places: impl Iterator<Item = (usize, usize)>,
+    ) {
         if self.padded == self.head_dim {
             return;
         }
-        for (i, row) in rows.enumerate() {
-            // SAFETY: the caller vouches for the row; the copy has as many elements.
-            unsafe { ptr::copy_nonoverlapping(self.place::<T>(i), row, self.head_dim) };
+        for (i, (row, head)) in places.enumerate() {
+            // SAFETY: the caller vouches for the places; a copy has as many elements as a row.
+            unsafe { ptr::copy_nonoverlapping(self.place::<T>(i), view.at(row, head), self.head_dim) };
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::batch::Batch;
 use super::staging::{Reading, Writing};
-use super::{KEYS, OPENING, ROWS};
+use super::{CHUNK, KEYS, MultiplyAdd, OPENING, ROWS};
 use crate::kernel::ahead::Ahead;
 use crate::kernel::pack;
 use crate::kernel::products::Products;
@@ -21,7 +21,7 @@ pub(super) const COLUMNS: usize = 4 * MAX_LANES;
 ///
 /// # Safety
 /// As [`Simd`]; `weights` reaches [`WEIGHTS`] and is the batch's, as keys and rows are, which reach `width`
-/// elements, whole chunks.
+/// elements, whole chunks of words.
 #[inline(always)]
 pub(super) unsafe fn of_keys<P: Products, E: Element>(
     batch: &Batch<'_>,
@@ -38,100 +38,15 @@ pub(super) unsafe fn of_keys<P: Products, E: Element>(
             let four = row + ROWS <= behind;
             // SAFETY: the rows are the batch's.
             unsafe {
-                let keys = Weighted { of: keys, places: run.keys.clone(), weights: weights.add(row) };
+                let (weights, apart) = (weights.add(row), (<P::S as Simd>::LANES, 1));
+                let keys = Addends { of: keys, places: run.keys.clone(), weights, apart };
                 if four {
-                    row_tiles::<P, E, ROWS>(&keys, from_fn(|i| to[row + i]), width, ahead);
+                    in_columns::<P>(&OfKeys::<E, ROWS> { keys, to: from_fn(|i| to[row + i]) }, width, ahead);
                 } else {
-                    row_tiles::<P, E, 1>(&keys, [to[row]], width, ahead);
+                    in_columns::<P>(&OfKeys { keys, to: [to[row]] }, width, ahead);
                 }
             }
             row += if four { ROWS } else { 1 };
-        }
-    }
-}
-
-/// Keys to be summed up for some rows, or rows for some keys: which ones, and their weights from the first
-/// of those rows, or keys, on.
-struct Weighted<'a, E, const N: usize> {
-    of: &'a Reading<E, N>,
-    places: Range<usize>,
-    weights: *const f32,
-}
-
-/// Takes the columns of a row in tiles: of as many vectors as leave registers free.
-macro_rules! tiles {
-    ($simd:ty, $width:ident, |$column:ident, $vectors:ident| $tile:expr) => {{
-        let lanes = <$simd as Simd>::LANES;
-        let mut $column = 0;
-        if lanes == MAX_LANES {
-            while $column + 4 * lanes <= $width {
-                const $vectors: usize = 4;
-                $tile;
-                $column += 4 * lanes;
-            }
-        }
-        while $column + 2 * lanes <= $width {
-            const $vectors: usize = 2;
-            $tile;
-            $column += 2 * lanes;
-        }
-        while $column < $width {
-            const $vectors: usize = 1;
-            $tile;
-            $column += lanes;
-        }
-    }};
-}
-
-/// Some rows of a token.
-///
-/// # Safety
-/// As [`of_keys`].
-#[inline(always)]
-unsafe fn row_tiles<P: Products, E: Element, const ROWS: usize>(
-    keys: &Weighted<'_, E, OPENING>,
-    to: [*mut E; ROWS],
-    width: usize,
-    ahead: &mut Ahead,
-) {
-    // SAFETY: columns are below the width.
-    unsafe {
-        tiles!(P::S, width, |column, VECTORS| {
-            row_tile::<P, E, ROWS, VECTORS>(keys, to, column);
-            ahead.step();
-        });
-    }
-}
-
-/// Some columns of them.
-///
-/// # Safety
-/// As [`of_keys`].
-#[inline(always)]
-unsafe fn row_tile<P: Products, E: Element, const ROWS: usize, const VECTORS: usize>(
-    keys: &Weighted<'_, E, OPENING>,
-    to: [*mut E; ROWS],
-    column: usize,
-) {
-    let lanes = <P::S as Simd>::LANES;
-    // SAFETY: the caller vouches for keys, rows and columns.
-    unsafe {
-        let mut sums = [[P::S::splat(0.0); VECTORS]; ROWS];
-        for place in keys.places.clone() {
-            let key = keys.of[place].add(column);
-            let key: [_; VECTORS] = from_fn(|n| pack::load::<P::S, E>(key.add(n * lanes)));
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let weight = P::S::splat(*keys.weights.add(place * lanes + row));
-                for (sum, key) in sums.iter_mut().zip(key) {
-                    *sum = P::S::fma(weight, key, *sum);
-                }
-            }
-        }
-        for (row, sums) in sums.into_iter().enumerate() {
-            for (n, sum) in sums.into_iter().enumerate() {
-                let to = to[row].add(column + n * lanes);
-                pack::round::<P::S, P::A, E>(sum, 1.0, to);
-            }
         }
     }
 }
@@ -152,52 +67,137 @@ pub(super) unsafe fn of_rows<P: Products, E: Element>(
 ) {
     let (lanes, end) = (<P::S as Simd>::LANES, batch.keys().end);
     for key in batch.keys().step_by(KEYS) {
-        // SAFETY: keys and rows are the batch's, columns below the width.
+        let places = batch.seeing(&(key..end.min(key + KEYS)));
+        // SAFETY: keys and rows are the batch's.
         unsafe {
-            let weights = weights.add(key * lanes);
-            let two = key + KEYS <= end;
-            let places = batch.seeing(&(key..end.min(key + KEYS)));
-            let rows = Weighted { of: rows, places, weights };
-            tiles!(P::S, width, |column, VECTORS| {
-                if two {
-                    key_tile::<P, E, KEYS, VECTORS>(&rows, from_fn(|i| to[key + i]), column);
-                } else {
-                    key_tile::<P, E, 1, VECTORS>(&rows, [to[key]], column);
-                }
-                ahead.step();
-            });
+            let rows = Addends { of: rows, places, weights: weights.add(key * lanes), apart: (1, lanes) };
+            if key + KEYS <= end {
+                in_columns::<P>(&OfRows::<E, KEYS> { rows, to: from_fn(|i| to[key + i]) }, width, ahead);
+            } else {
+                in_columns::<P>(&OfRows { rows, to: [to[key]] }, width, ahead);
+            }
         }
     }
 }
 
-/// Some columns of the sums of some keys.
+/// Sums that can be made some columns at a time.
+trait Sums {
+    /// Makes `VECTORS` vectors of each, from a column on.
+    ///
+    /// # Safety
+    /// As [`of_keys`]; the columns are below the width.
+    unsafe fn make<P: Products, const VECTORS: usize>(&self, column: usize);
+}
+
+/// Makes sums in tiles of as many vectors as leave registers free.
 ///
 /// # Safety
 /// As [`of_keys`].
 #[inline(always)]
-unsafe fn key_tile<P: Products, E: Element, const KEYS: usize, const VECTORS: usize>(
-    rows: &Weighted<'_, E, MAX_LANES>,
-    to: [*mut f32; KEYS],
-    column: usize,
-) {
+unsafe fn in_columns<P: Products>(sums: &impl Sums, width: usize, ahead: &mut Ahead) {
     let lanes = <P::S as Simd>::LANES;
-    // SAFETY: the caller vouches for keys, rows and columns.
+    let mut column = 0;
+    // SAFETY: columns are below the width: it is in whole chunks of words, whose columns are one vector or
+    // an even number of them.
     unsafe {
-        let to = to.map(|to| to.add(column));
-        let mut sums = to.map(|to| from_fn::<_, VECTORS, _>(|n| P::S::load(to.add(n * lanes))));
-        for place in rows.places.clone().rev() {
-            let row = rows.of[place].add(column);
-            let row: [_; VECTORS] = from_fn(|n| pack::load::<P::S, E>(row.add(n * lanes)));
-            for (key, sums) in sums.iter_mut().enumerate() {
-                let weight = P::S::splat(*rows.weights.add(key * lanes + place));
-                for (sum, row) in sums.iter_mut().zip(row) {
-                    *sum = P::S::fma(weight, row, *sum);
+        while lanes == MAX_LANES && column + 4 * lanes <= width {
+            sums.make::<P, 4>(column);
+            ahead.step();
+            column += 4 * lanes;
+        }
+        while column + 2 * lanes <= width {
+            sums.make::<P, 2>(column);
+            ahead.step();
+            column += 2 * lanes;
+        }
+        if CHUNK * P::A::PER_WORD == lanes && column < width {
+            sums.make::<P, 1>(column);
+            ahead.step();
+        }
+    }
+}
+
+/// What sums are made of: keys or rows, each with a weight for every sum.
+struct Addends<'a, E, const N: usize> {
+    of: &'a Reading<E, N>,
+    /// Which of them.
+    places: Range<usize>,
+    /// Weights for the first sum, from place 0 on; from a place's weight to the next one's, and from a
+    /// sum's to the next one's.
+    weights: *const f32,
+    apart: (usize, usize),
+}
+
+impl<E: Element, const N: usize> Addends<'_, E, N> {
+    /// Adds some columns of addends to sums, in the order of their places.
+    ///
+    /// # Safety
+    /// As [`Sums::make`].
+    #[inline(always)]
+    unsafe fn add<S: Simd, const SUMS: usize, const VECTORS: usize>(
+        &self,
+        places: impl Iterator<Item = usize>,
+        column: usize,
+        sums: &mut [[S::V; VECTORS]; SUMS],
+    ) {
+        for place in places {
+            // SAFETY: the caller vouches for places, sums and columns.
+            unsafe {
+                let addend = self.of[place].add(column);
+                let addend: [_; VECTORS] = from_fn(|n| pack::load::<S, E>(addend.add(n * S::LANES)));
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let weight = self.weights.add(place * self.apart.0 + i * self.apart.1);
+                    let weight = S::splat(*weight);
+                    for (sum, addend) in sums.iter_mut().zip(addend) {
+                        *sum = S::fma(weight, addend, *sum);
+                    }
                 }
             }
         }
-        for (to, sums) in to.into_iter().zip(sums) {
-            for (n, sum) in sums.into_iter().enumerate() {
-                P::S::store(to.add(n * lanes), P::S::add(sum, P::S::splat(0.0)));
+    }
+}
+
+/// Sums of keys: for some rows of a token.
+struct OfKeys<'a, E, const ROWS: usize> {
+    keys: Addends<'a, E, OPENING>,
+    to: [*mut E; ROWS],
+}
+
+impl<E: Element, const ROWS: usize> Sums for OfKeys<'_, E, ROWS> {
+    #[inline(always)]
+    unsafe fn make<P: Products, const VECTORS: usize>(&self, column: usize) {
+        // SAFETY: the caller vouches for keys, rows and columns.
+        unsafe {
+            let mut sums = [[P::S::splat(0.0); VECTORS]; ROWS];
+            self.keys.add::<P::S, ROWS, VECTORS>(self.keys.places.clone(), column, &mut sums);
+            for (to, sums) in self.to.into_iter().zip(sums) {
+                for (n, sum) in sums.into_iter().enumerate() {
+                    pack::round::<P::S, P::A, E>(sum, 1.0, to.add(column + n * P::S::LANES));
+                }
+            }
+        }
+    }
+}
+
+/// Sums of rows: for some keys, on top of what is there.
+struct OfRows<'a, E, const KEYS: usize> {
+    rows: Addends<'a, E, MAX_LANES>,
+    to: [*mut f32; KEYS],
+}
+
+impl<E: Element, const KEYS: usize> Sums for OfRows<'_, E, KEYS> {
+    #[inline(always)]
+    unsafe fn make<P: Products, const VECTORS: usize>(&self, column: usize) {
+        let lanes = <P::S as Simd>::LANES;
+        // SAFETY: the caller vouches for keys, rows and columns.
+        unsafe {
+            let to = self.to.map(|to| to.add(column));
+            let mut sums = to.map(|to| from_fn(|n| P::S::load(to.add(n * lanes))));
+            self.rows.add::<P::S, KEYS, VECTORS>(self.rows.places.clone().rev(), column, &mut sums);
+            for (to, sums) in to.into_iter().zip(sums) {
+                for (n, sum) in sums.into_iter().enumerate() {
+                    P::S::store(to.add(n * lanes), P::S::add(sum, P::S::splat(0.0)));
+                }
             }
         }
     }
