@@ -115,6 +115,8 @@ pub(crate) trait Registers {
     const ROWS: usize;
     /// The most chunks of keys of a tile of scores.
     const SCORES: usize;
+    /// Whether a tile of scores may have half a chunk.
+    const HALVES: bool;
     /// The most chunks of head_dim of a tile of outputs or of dq.
     const OUTPUTS: usize;
     /// Keys of a tile of dk or dv: divides a chunk.
@@ -122,13 +124,8 @@ pub(crate) trait Registers {
     /// The most chunks of head_dim of such a tile.
     const GRADIENTS: usize;
 
+    /// Of 0 chunks, if it [takes](Self::HALVES) halves: with the first half of a chunk of keys.
     unsafe fn scores(rows: usize, chunks: usize, operands: gemm::Scores);
-    /// Scores with the first half of a chunk of keys; the other half may stay as it is.
-    #[inline(always)]
-    unsafe fn half_scores(rows: usize, operands: gemm::Scores) {
-        // SAFETY: the caller's contract, passed on.
-        unsafe { <Self as Registers>::scores(rows, 1, operands) }
-    }
     unsafe fn outputs<K: Sink<Self::S>>(rows: usize, chunks: usize, operands: gemm::Outputs, sink: K);
     unsafe fn gradients(chunks: usize, operands: gemm::Gradients);
 }
@@ -173,11 +170,9 @@ impl<R: Registers> Products for R {
                         to: to.add(group.first * SCORES + first * CHUNK),
                     };
                     // Few keys are all that documents of a few tokens have.
-                    if group.end <= first * CHUNK + CHUNK / 2 {
-                        R::half_scores(group.rows, operands);
-                    } else {
-                        <R as Registers>::scores(group.rows, behind - first, operands);
-                    }
+                    let half = R::HALVES && group.end <= first * CHUNK + CHUNK / 2;
+                    let chunks = if half { 0 } else { behind - first };
+                    <R as Registers>::scores(group.rows, chunks, operands);
                 }
             }
             chunk += share;
@@ -271,12 +266,16 @@ impl<R: Registers> Products for R {
 
 /// Implements [`Registers`] for a type: tiles of `$rows` or `$half` rows, and of so many chunks as the
 /// lists say, in vectors; half a chunk of scores is one of `$half_simd`'s.
+///
+/// The tiles are large and know nothing of element types: as functions of their own, which enable the
+/// instruction set themselves, they are compiled once instead of for each type and place that calls them.
 macro_rules! registers {
     (
         $name:ident, $simd:ty, $arithmetic:ty, $rows:literal or $half:literal rows;
         scores: $($scores:literal is $score_vectors:literal),+ $(, half is one of $half_simd:ty)?;
         outputs: $($outputs:literal is $output_vectors:literal),+;
         $keys:literal keys: $($gradients:literal is $gradient_vectors:literal),+;
+        $($features:literal)?
     ) => {
         /// Register tiles.
         pub(crate) struct $name;
@@ -286,37 +285,28 @@ macro_rules! registers {
             type A = $arithmetic;
             const ROWS: usize = $rows;
             const SCORES: usize = largest(&[$($scores),+]);
+            const HALVES: bool = 0 $(+ <$half_simd as Simd>::LANES)? > 0;
             const OUTPUTS: usize = largest(&[$($outputs),+]);
             const KEYS: usize = $keys;
             const GRADIENTS: usize = largest(&[$($gradients),+]);
 
-            #[inline(always)]
+            #[inline(never)]
+            $(#[target_feature(enable = $features)])?
             unsafe fn scores(rows: usize, chunks: usize, operands: gemm::Scores) {
                 // SAFETY: the caller's contract, passed on.
                 unsafe {
                     match (rows > $half, chunks) {
                         $((true, $scores) => gemm::scores::<$simd, $arithmetic, $rows, $score_vectors>(operands),
                         (false, $scores) => gemm::scores::<$simd, $arithmetic, $half, $score_vectors>(operands),)+
+                        $((true, 0) => gemm::scores::<$half_simd, $arithmetic, $rows, 1>(operands),
+                        (false, 0) => gemm::scores::<$half_simd, $arithmetic, $half, 1>(operands),)?
                         _ => unreachable!(),
                     }
                 }
             }
 
-            $(
-                #[inline(always)]
-                unsafe fn half_scores(rows: usize, operands: gemm::Scores) {
-                    // SAFETY: the caller's contract, passed on; its instruction set includes this one.
-                    unsafe {
-                        if rows > $half {
-                            gemm::scores::<$half_simd, $arithmetic, $rows, 1>(operands)
-                        } else {
-                            gemm::scores::<$half_simd, $arithmetic, $half, 1>(operands)
-                        }
-                    }
-                }
-            )?
-
-            #[inline(always)]
+            #[inline(never)]
+            $(#[target_feature(enable = $features)])?
             unsafe fn outputs<K: Sink<$simd>>(rows: usize, chunks: usize, operands: gemm::Outputs, sink: K) {
                 // SAFETY: the caller's contract, passed on.
                 unsafe {
@@ -328,7 +318,8 @@ macro_rules! registers {
                 }
             }
 
-            #[inline(always)]
+            #[inline(never)]
+            $(#[target_feature(enable = $features)])?
             unsafe fn gradients(chunks: usize, operands: gemm::Gradients) {
                 // SAFETY: the caller's contract, passed on.
                 unsafe {
@@ -362,14 +353,17 @@ registers!(
 registers!(
     Avx2Singles, Avx2, Singles, 4 or 2 rows;
     scores: 1 is 2; outputs: 1 is 2; 4 keys: 1 is 2;
+    "avx2,fma,f16c"
 );
 #[cfg(target_arch = "x86_64")]
 registers!(
     Avx512Singles, Avx512, Singles, 8 or 4 rows;
     scores: 1 is 1, 2 is 2, 3 is 3, half is one of Avx2; outputs: 1 is 1, 2 is 2; 4 keys: 1 is 1, 2 is 2, 3 is 3, 4 is 4;
+    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 );
 #[cfg(target_arch = "x86_64")]
 registers!(
     Avx512Pairs, Avx512, Bf16Pairs, 8 or 4 rows;
     scores: 1 is 1, 2 is 2, 3 is 3, half is one of Avx2; outputs: 1 is 1, 2 is 2; 4 keys: 1 is 1, 2 is 2, 3 is 3, 4 is 4;
+    "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 );
