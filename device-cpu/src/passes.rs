@@ -110,7 +110,8 @@ unsafe fn backward_of<E: Element>(call: Call<'_>, operands: &backward::Operands<
             let (item, kv_head) = schedule.block(number);
             let document = prepared.rows(item.document, kv_head);
             let relay = relays.relay(prepared, item.document, kv_head);
-            backward::Block { document, kv_head, index: item.work.index, relay }
+            let zeroed = prepared.documents[item.document].zeroed;
+            backward::Block { document, kv_head, index: item.work.index, zeroed, relay }
         };
         queue.each_with_next(schedule.units(), block, |block, upcoming| {
             // SAFETY: as in the forward pass. Blocks of keys are disjoint and each is taken once; a

@@ -43,6 +43,8 @@ pub struct Prepared {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Document {
     pub(crate) segment: Segment,
+    /// Whether its gradient rows hold zeros before the backward pass.
+    pub(crate) zeroed: bool,
     /// Its dq, where several blocks of keys add to it.
     pub(crate) relay: Option<RelayPlace>,
 }
@@ -120,6 +122,7 @@ impl Prepared {
     fn list_documents(&mut self, problem: &Problem<'_>) {
         self.blind.clear();
         self.documents.clear();
+        let zeroed_rows = problem.zeroed_rows();
         let mut row = 0;
         for segment in problem.batch().segments() {
             let blind = blind_queries(&segment, self.attention.mask());
@@ -128,7 +131,8 @@ impl Prepared {
             push_blind(&mut self.blind, row..seeing.q_begin);
             row = segment.q().end;
             if seeing.q_len > 0 {
-                self.documents.push(Document { segment: seeing, relay: None });
+                let zeroed = seeing.k().end <= zeroed_rows;
+                self.documents.push(Document { segment: seeing, zeroed, relay: None });
             }
         }
         push_blind(&mut self.blind, row..self.shape.q_rows);

@@ -19,7 +19,7 @@ impl Block {
 }
 
 impl<E: Element> Call<'_, E> {
-    /// Packs the block's keys and values and fetches their gradients so far.
+    /// Packs the block's keys and values and fetches their gradients so far, or zeros.
     ///
     /// # Safety
     /// As [`run`](super::run); `keys` are the block's.
@@ -39,6 +39,12 @@ impl<E: Element> Call<'_, E> {
                 v.pack_transposed::<P::S, P::A>(geometry.words, arrays.staging, arrays.v.add(place));
                 let place = index * geometry.tile_by_keys();
                 k.pack_by_keys::<P::S, P::A>(P::PAD, arrays.k_by_keys.add(place));
+            }
+            if block.zeroed {
+                for gradient in [arrays.dk, arrays.dv] {
+                    gradient.write_bytes(0, keys.len() * width);
+                }
+                return;
             }
             for key in keys.clone() {
                 let (row, place) = (block.row(key), (key - keys.start) * width);

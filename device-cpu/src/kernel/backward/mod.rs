@@ -1,6 +1,6 @@
 //! The backward pass over one block of a document's keys: `dq =`, `dk +=`, `dv +=`.
 //!
-//! dk and dv of the block start from the gradient store and take up the document's rows from the last
+//! dk and dv of the block start from the gradient store, or where that is known to hold zeros from these, and take up the document's rows from the last
 //! to the first, a block of panels at a time: products, probabilities, then the three products of the
 //! gradients ([`visit`]). dq of a block of rows is handed from one block of keys to the next,
 //! ascending, and written by the last ([`relay`]).
@@ -66,6 +66,8 @@ pub(crate) struct Block {
     pub(crate) kv_head: usize,
     /// The block's number; it begins at key `index * block_keys`.
     pub(crate) index: usize,
+    /// Whether the keys' gradient rows hold zeros as yet.
+    pub(crate) zeroed: bool,
     /// The document's dq in the making, where it has more than one block of keys.
     pub(crate) relay: Option<Relay>,
 }

@@ -71,10 +71,17 @@ pub(crate) unsafe fn run<P: Products, E: Element>(
     unsafe {
         let k = arrays.k.read(&operands.k, keys());
         let v = arrays.v.read(&operands.v, keys());
-        own.dk.read(&operands.dk.reading(), keys());
-        own.dv.read(&operands.dv.reading(), keys());
+        let last = Batch::count::<P::S>(document) - 1;
+        // Rows that nobody added to: none behind the opening, and the batch that comes first sees all keys.
+        let zeroed = block.zeroed
+            && document.len() == document.opening()
+            && Batch::new::<P::S>(document, last).keys().start == 0;
+        if !zeroed {
+            own.dk.read(&operands.dk.reading(), keys());
+            own.dv.read(&operands.dv.reading(), keys());
+        }
         let (dk, dv) = (own.dk.write(&operands.dk, keys()), own.dv.write(&operands.dv, keys()));
-        for index in (0..Batch::count::<P::S>(document)).rev() {
+        for index in (0..=last).rev() {
             let batch = Batch::new::<P::S>(document, index);
             let q = arrays.q.read(&operands.q, batch.places());
             let dout = own.dout.read(&operands.dout, batch.places());
@@ -85,7 +92,7 @@ pub(crate) unsafe fn run<P: Products, E: Element>(
             differentiate::<P::S>(&operands.scoring, &batch, products, dp, (arrays.p, own.ds));
             // Rows of later batches are summed up already: rows go from the last to the first (I2).
             for (weights, rows, to) in [(arrays.p, &dout, &dv), (own.ds, &q, &dk)] {
-                sums::of_rows::<P, E>(&batch, weights, rows, to, width, ahead);
+                sums::of_rows::<P, E>(&batch, weights, rows, (to, zeroed && index == last), width, ahead);
             }
             let to = own.dq.write(&operands.dq, batch.places());
             sums::of_keys::<P, E>(&batch, own.ds, &k, &to, width, ahead);

@@ -52,7 +52,7 @@ pub(super) unsafe fn of_keys<P: Products, E: Element>(
 }
 
 /// `to[key] += sum of weights[key][row] * rows[row]` over the rows that see one of some neighbouring keys,
-/// descending. Weights of keys that a row does not see are 0.
+/// descending; `=` where `to` is said to hold zeros. Weights of keys that a row does not see are 0.
 ///
 /// # Safety
 /// As [`of_keys`].
@@ -61,7 +61,7 @@ pub(super) unsafe fn of_rows<P: Products, E: Element>(
     batch: &Batch<'_>,
     weights: *const f32,
     rows: &Reading<E, MAX_LANES>,
-    to: &Writing<f32, OPENING>,
+    (to, zeroed): (&Writing<f32, OPENING>, bool),
     width: usize,
     ahead: &mut Ahead,
 ) {
@@ -72,9 +72,10 @@ pub(super) unsafe fn of_rows<P: Products, E: Element>(
         unsafe {
             let rows = Addends { of: rows, places, weights: weights.add(key * lanes), apart: (1, lanes) };
             if key + KEYS <= end {
-                in_columns::<P>(&OfRows::<E, KEYS> { rows, to: from_fn(|i| to[key + i]) }, width, ahead);
+                let to = from_fn(|i| to[key + i]);
+                in_columns::<P>(&OfRows::<E, KEYS> { rows, to, zeroed }, width, ahead);
             } else {
-                in_columns::<P>(&OfRows { rows, to: [to[key]] }, width, ahead);
+                in_columns::<P>(&OfRows { rows, to: [to[key]], zeroed }, width, ahead);
             }
         }
     }
@@ -183,6 +184,8 @@ impl<E: Element, const ROWS: usize> Sums for OfKeys<'_, E, ROWS> {
 struct OfRows<'a, E, const KEYS: usize> {
     rows: Addends<'a, E, MAX_LANES>,
     to: [*mut f32; KEYS],
+    /// Whether that is 0, and need not be read.
+    zeroed: bool,
 }
 
 impl<E: Element, const KEYS: usize> Sums for OfRows<'_, E, KEYS> {
@@ -192,7 +195,10 @@ impl<E: Element, const KEYS: usize> Sums for OfRows<'_, E, KEYS> {
         // SAFETY: the caller vouches for keys, rows and columns.
         unsafe {
             let to = self.to.map(|to| to.add(column));
-            let mut sums = to.map(|to| from_fn(|n| P::S::load(to.add(n * lanes))));
+            let mut sums = [[P::S::splat(0.0); VECTORS]; KEYS];
+            if !self.zeroed {
+                sums = to.map(|to| from_fn(|n| P::S::load(to.add(n * lanes))));
+            }
             self.rows.add::<P::S, KEYS, VECTORS>(self.rows.places.clone().rev(), column, &mut sums);
             for (to, sums) in to.into_iter().zip(sums) {
                 for (n, sum) in sums.into_iter().enumerate() {
