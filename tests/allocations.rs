@@ -64,14 +64,28 @@ fn calls_allocate_nothing() {
         let single = cpus::cpu(isa, 1);
         each_type(&format!("{isa}, one thread"), &single);
         for threads in [2, 5] {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            // Every thread has looked for work before anything is counted.
-            pool.broadcast(|_| ());
             let ambient = Cpu::new().with_isa(isa).unwrap();
-            pool.install(|| each_type(&format!("{isa}, inside of {threads} threads"), &ambient));
+            in_pool(threads, || each_type(&format!("{isa}, inside of {threads} threads"), &ambient));
         }
     }
     preparing_again();
+}
+
+/// Runs inside of a pool whose threads are gone on return: one that ends may allocate.
+fn in_pool(threads: usize, run: impl FnOnce() + Send) {
+    let mut handles = Vec::new();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).spawn_handler(|thread| {
+        handles.push(std::thread::spawn(|| thread.run()));
+        Ok(())
+    });
+    let pool = pool.build().unwrap();
+    // Every thread has looked for work before anything is counted.
+    pool.broadcast(|_| ());
+    pool.install(run);
+    drop(pool);
+    for handle in handles {
+        handle.join().unwrap();
+    }
 }
 
 fn each_type(what: &str, cpu: &Cpu) {
