@@ -7,8 +7,8 @@
 //
 // and at the end out = o / l, lse = ln 2 (m + log2 l). Blocks stay: each has a share of the query tiles
 // (README.md draws the pipeline). One warp brings q, k, v; two or three warpgroups of 64 rows each
-// compute. A warpgroup issues the next s before it waits for this o, and exponentiates meanwhile; the
-// two take turns in issuing, so that one exponentiates while the other multiplies.
+// compute. A warpgroup issues the next s before it waits for this o, and exponentiates meanwhile; they
+// take turns in issuing, so that some exponentiate while another multiplies.
 //
 // A tile of query rows is whole tokens: ROWS / group of them, with all heads of the K/V group.
 //

@@ -19,23 +19,16 @@ struct Operands {
     q: Extent,
     kv: Extent,
     group: usize,
-    /// Blocks that stay while there is work: as many as run at a time.
-    blocks: usize,
 }
 
 impl Operands {
-    fn new(stream: &Stream, problem: &Problem<'_>) -> Self {
+    fn new(problem: &Problem<'_>) -> Self {
         let microseq_core::Shape { dtype, head_dim, heads, kv_heads, q_rows, k_rows } = problem.shape();
         Self {
             q: Extent { dtype, head_dim, heads, rows: q_rows },
             kv: Extent { dtype, head_dim, heads: kv_heads, rows: k_rows },
             group: problem.attention().group(),
-            blocks: stream.context().multiprocessors,
         }
-    }
-
-    fn blocks_for(&self, tiles: usize) -> usize {
-        self.blocks.min(tiles * self.kv.heads)
     }
 }
 
@@ -45,6 +38,7 @@ pub(crate) struct Forward {
     shape: WgmmaForward,
     kernel: Kernel,
     tiles: usize,
+    /// Blocks that stay while there is work: as many as run at a time.
     blocks: usize,
     /// Tiles, then shares, as bytes.
     lists: Buffer<u8>,
@@ -61,7 +55,7 @@ impl Forward {
         let _current = context.enter()?;
         let name = format!("forward_wgmma_{dtype}_{}", shape.head_dim);
         let kernel = context.modules.kernel(context.driver, &name, "forward", shape.shared)?;
-        let (operands, lists) = (Operands::new(stream, problem), Buffer::from_slice(stream, &lists)?);
+        let (operands, lists) = (Operands::new(problem), Buffer::from_slice(stream, &lists)?);
         Ok(Some(Self { operands, shape, kernel, tiles: tiles.len(), blocks, lists }))
     }
 
@@ -94,6 +88,8 @@ pub(crate) struct Backward {
     prepare: Kernel,
     kernel: Kernel,
     keys: usize,
+    /// As many blocks as run at a time.
+    blocks: usize,
     /// Query tiles.
     stats: usize,
     /// Of query tiles and walks, for each K/V head.
@@ -117,11 +113,12 @@ impl Backward {
         };
         let name = format!("backward_wgmma_{dtype}_{}", shape.head_dim);
         Ok(Some(Self {
-            operands: Operands::new(stream, problem),
+            operands: Operands::new(problem),
             shape,
             prepare: load(format!("prepare_wgmma_{dtype}"), "prepare", 0)?,
             kernel: load(name, "backward", shape.shared)?,
             keys: keys.len(),
+            blocks: context.multiprocessors.min(keys.len() * problem.attention().kv_heads()),
             stats: stats.len(),
             counters,
             lists: Buffer::from_slice(stream, &lists)?,
@@ -178,8 +175,7 @@ impl Backward {
             dv: gradient(&args.dv)?,
             attention: Attention { tiles: lists, tile_count: self.keys as i32, ..args },
         };
-        let blocks = self.operands.blocks_for(self.keys);
-        device.launch(self.kernel, blocks, self.shape.threads, self.shape.shared, args)
+        device.launch(self.kernel, self.blocks, self.shape.threads, self.shape.shared, args)
     }
 
     /// The parts of a backward scratch, which begins with the stats.

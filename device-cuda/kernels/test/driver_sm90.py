@@ -161,7 +161,6 @@ class Schedule(driver.Schedule):
             self.keys90, self.key_count90 = key_list(keys, 8)
             self.stats90, self.stats_count90 = tile_list(stats)
 
-
     def shares_of(self, kv_heads, blocks):
         if kv_heads not in self.shares:
             self.shares[kv_heads] = share_out(self.costs, kv_heads, blocks)
