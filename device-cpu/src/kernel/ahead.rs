@@ -35,18 +35,35 @@ pub(crate) struct Ahead {
     /// Rows for each step, and rows that are due.
     pace: u32,
     due: u32,
+    /// Steps since the spans were listed, and the size of what they compute, 0 where it is not known.
     steps: u32,
+    size: u32,
+    /// Steps and size of what was computed last, where it was known.
+    last: (u32, u32),
 }
 
 impl Ahead {
     pub(crate) fn new() -> Self {
-        Self { spans: [None; SPANS], count: 0, at: 0, rows: 0, pace: 0, due: 0, steps: 0 }
+        Self {
+            spans: [None; SPANS],
+            count: 0,
+            at: 0,
+            rows: 0,
+            pace: 0,
+            due: 0,
+            steps: 0,
+            size: 0,
+            last: (0, 1),
+        }
     }
 
     /// Forgets what is left and begins anew.
     #[inline(always)]
     pub(crate) fn clear(&mut self) {
-        (self.count, self.at, self.rows) = (0, 0, 0);
+        if self.size > 0 {
+            self.last = (self.steps, self.size);
+        }
+        (self.count, self.at, self.rows, self.size) = (0, 0, 0, 0);
     }
 
     /// Adds a span.
@@ -69,10 +86,13 @@ impl Ahead {
         self.spread_over(steps);
     }
 
-    /// Spreads the spans over as many steps as there were since the last time.
+    /// Spreads the spans over what is computed next, of such a size: over as many steps for each unit of it as
+    /// there were the last time.
     #[inline(always)]
-    pub(crate) fn spread(&mut self) {
-        self.spread_over(self.steps);
+    pub(crate) fn spread(&mut self, size: usize) {
+        let (steps, of) = self.last;
+        self.size = size as u32;
+        self.spread_over(steps * self.size / of);
     }
 
     /// Spreads the spans over so many steps.

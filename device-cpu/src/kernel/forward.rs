@@ -246,7 +246,8 @@ impl<E: Element> Call<'_, E> {
         } else if let Some(upcoming) = upcoming {
             upcoming.ask_start(operands, share, ahead);
         }
-        ahead.spread();
+        let keys = self.block.document.keys(rows.end - 1).end.min(tile + KEYS) - tile;
+        ahead.spread(rows.len() + keys);
     }
 
     /// Takes a panel past the tile at `tile`, which is its last one or not.

@@ -10,10 +10,22 @@ pub(crate) struct Sights {
     rows: usize,
     /// The first of the rows that sees no key of an earlier tile.
     fresh: usize,
-    begin: [u32; ROWS],
-    end: [u32; ROWS],
+    begin: [u32; ROOM],
+    end: [u32; ROOM],
     /// Whether a row sees keys of this tile only, and all in one grain.
-    inside: [bool; ROWS],
+    inside: [bool; ROOM],
+}
+
+/// A token's rows are written so many at a time, whatever their number: the next token's follow, or room.
+const STEP: usize = 8;
+const ROOM: usize = ROWS + STEP;
+
+/// Writes `value` for some rows; what is behind them, up to [`STEP`], is overwritten.
+#[inline(always)]
+fn fill<T: Copy>(to: &mut [T; ROOM], rows: Range<usize>, value: T) {
+    for row in rows.step_by(STEP) {
+        to[row..row + STEP].copy_from_slice(&[value; STEP]);
+    }
 }
 
 /// Whether keys lie in one grain of their document: whatever the blocks of keys are, in one tile.
@@ -52,14 +64,14 @@ impl Sights {
     pub(crate) fn new(document: &DocumentRows, rows: Range<usize>, tile: Range<usize>) -> Self {
         debug_assert!(rows.len() <= ROWS);
         let mut sights =
-            Self { rows: rows.len(), fresh: 0, begin: [0; ROWS], end: [0; ROWS], inside: [false; ROWS] };
+            Self { rows: rows.len(), fresh: 0, begin: [0; ROOM], end: [0; ROOM], inside: [false; ROOM] };
         for run in document.runs(rows) {
             let within = |key: usize| key.saturating_sub(tile.start).min(tile.len()) as u32;
             let behind = run.at + run.rows;
-            sights.begin[run.at..behind].fill(within(run.keys.start));
-            sights.end[run.at..behind].fill(within(run.keys.end));
+            fill(&mut sights.begin, run.at..behind, within(run.keys.start));
+            fill(&mut sights.end, run.at..behind, within(run.keys.end));
             let inside = tile.start <= run.keys.start && run.keys.end <= tile.end && in_one_grain(&run.keys);
-            sights.inside[run.at..behind].fill(inside);
+            fill(&mut sights.inside, run.at..behind, inside);
             if run.keys.start < tile.start {
                 sights.fresh = behind;
             }

@@ -8,6 +8,7 @@ use microseq_core::Element;
 
 /// Part of a whole that is asked for in pieces: from `.0` on, `.1` of `.2`.
 pub(super) type Share = (usize, usize, usize);
+const ALL: Share = (0, 1, 1);
 
 /// The part of `0..count` that falls to a share.
 #[inline(always)]
@@ -57,11 +58,15 @@ impl Block {
         blocks.last().map_or(self.opening(), |last| rows_of_block(&self.document, last))
     }
 
-    /// Asks for all that the block starts with: its keys and its first rows.
+    /// Asks for the rows that the block starts with.
     #[inline(always)]
-    pub(in crate::kernel) fn ask_start<E: Element>(&self, operands: &Operands<E>, ahead: &mut Ahead) {
-        const ALL: Share = (0, 1, 1);
+    pub(in crate::kernel) fn ask_first_rows<E: Element>(&self, operands: &Operands<E>, ahead: &mut Ahead) {
         self.ask_rows(operands, &self.first_rows(operands), ALL, ahead);
+    }
+
+    /// Asks for all of the block's keys.
+    #[inline(always)]
+    pub(in crate::kernel) fn ask_all_keys<E: Element>(&self, operands: &Operands<E>, ahead: &mut Ahead) {
         self.ask_keys(operands, ALL, ahead);
     }
 }

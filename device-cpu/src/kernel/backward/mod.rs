@@ -88,8 +88,14 @@ impl Block {
     /// Whether gradients of one of the rows need its output.
     #[inline(always)]
     fn need_output(&self, scoring: &Scoring, rows: &Range<usize>) -> bool {
-        let mut runs = self.document.runs(rows.clone());
-        runs.any(|run| gradient::needs_output(scoring, &run.keys))
+        if rows.is_empty() {
+            return false;
+        }
+        // Both ends rise with the row: what holds for all keys together holds for each row's.
+        let (first, last) = (self.document.keys(rows.start), self.document.keys(rows.end - 1));
+        let needed = |keys: &Range<usize>| gradient::needs_output(scoring, keys);
+        needed(&(first.start..last.end))
+            && (needed(&last) || self.document.runs(rows.clone()).any(|run| needed(&run.keys)))
     }
 }
 
@@ -268,6 +274,8 @@ impl<E: Element> Call<'_, E> {
             let done = (blocks.end - 1 - index) * keys.len() + (tile - keys.start);
             upcoming.ask_keys(operands, (done, KEYS.min(keys.end - tile), blocks.len() * keys.len()), ahead);
         }
-        ahead.spread();
+        let rows = rows_of_block(&block.document, index);
+        let seen = block.document.keys(rows.end - 1).end.min(keys.end.min(tile + KEYS)).saturating_sub(tile);
+        ahead.spread(rows.len() + seen);
     }
 }

@@ -64,7 +64,11 @@ pub(crate) unsafe fn run<P: Products, E: Element>(
     let (document, width) = (&block.document, arrays.width());
     // Twice the products; sums of rows are about as many as sums of keys.
     ahead.turn_to(upcoming, 2 * steps(document, width), |upcoming, ahead| {
-        upcoming.ask_start(operands, ahead);
+        upcoming.ask_first_rows(operands, ahead);
+        // Else those who were here before have asked for them.
+        if document.len() == document.opening() {
+            upcoming.ask_all_keys(operands, ahead);
+        }
     });
     let keys = || keys(document, block.kv_head);
     // SAFETY: keys and rows are the document's; no other thread touches those to be written.
