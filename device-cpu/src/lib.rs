@@ -21,6 +21,12 @@
 //!   that much; [`ScratchBuffer`] keeps it for you. (rayon itself allocates now and then when a call
 //!   enters its pool from outside; make calls inside of `ThreadPool::install` to avoid that.)
 //!
+//! # Where operands lie
+//!
+//! Anywhere, at the same bits. Rows that begin at multiples of 64 bytes, as far as head_dim allows, are the fastest:
+//! documents of a few tokens take a fifth to a quarter less time than with rows across two cache lines, long
+//! ones the same.
+//!
 //! # Instruction sets
 //!
 //! [`Isa::best`] is found at run time; [`Cpu::with_isa`] and, through [`Cpu::from_environment`], the

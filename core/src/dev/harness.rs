@@ -95,31 +95,68 @@ impl<D: Device<Space = Host>> HostHarness<D> {
     }
 }
 
+/// Memory of the host that begins at a cache line, as the memory of runtimes does and that of a `Vec` need not.
+/// Vectors that lie across two lines take longer, so what is measured on a buffer is what runtimes will see.
+#[derive(Debug)]
+pub struct HostBuffer<T> {
+    memory: Vec<T>,
+    begin: usize,
+}
+
+impl<T: Scalar> HostBuffer<T> {
+    fn new(values: &[T]) -> Self {
+        const LINE: usize = 64;
+        let room = LINE / size_of::<T>();
+        // Room for all, so that it does not move.
+        let mut memory = Vec::<T>::with_capacity(values.len() + room);
+        let begin = memory.as_ptr().align_offset(LINE).min(room);
+        memory.resize(begin, T::default());
+        memory.extend_from_slice(values);
+        Self { memory, begin }
+    }
+}
+
 impl<D: Device<Space = Host>> Harness for HostHarness<D> {
     type Device = D;
-    type Buffer<T: Scalar> = Vec<T>;
+    type Buffer<T: Scalar> = HostBuffer<T>;
 
     fn device(&self) -> &D {
         &self.device
     }
 
-    fn upload<T: Scalar>(&self, values: &[T]) -> Vec<T> {
-        values.to_vec()
+    fn upload<T: Scalar>(&self, values: &[T]) -> HostBuffer<T> {
+        HostBuffer::new(values)
     }
 
-    fn download<T: Scalar>(&self, buffer: &Vec<T>) -> Vec<T> {
-        buffer.clone()
+    fn download<T: Scalar>(&self, buffer: &HostBuffer<T>) -> Vec<T> {
+        self.view(buffer).to_vec()
     }
 
-    fn view<'a, T: Scalar>(&self, buffer: &'a Vec<T>) -> &'a [T] {
-        buffer
+    fn view<'a, T: Scalar>(&self, buffer: &'a HostBuffer<T>) -> &'a [T] {
+        &buffer.memory[buffer.begin..]
     }
 
-    fn view_mut_from<'a, T: Scalar>(&self, buffer: &'a mut Vec<T>, begin: usize) -> &'a mut [T] {
-        &mut buffer[begin..]
+    fn view_mut_from<'a, T: Scalar>(&self, buffer: &'a mut HostBuffer<T>, begin: usize) -> &'a mut [T] {
+        &mut buffer.memory[buffer.begin + begin..]
     }
 
     fn dkv_grain(&self, dtype: DType) -> Option<usize> {
         (self.dkv_grain)(dtype)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_begins_at_a_line_and_holds_its_values() {
+        for len in [0, 1, 15, 16, 1000] {
+            let values: Vec<f32> = (0..len).map(|i| i as f32).collect();
+            let buffer = HostBuffer::new(&values);
+            let held = &buffer.memory[buffer.begin..];
+            assert_eq!(held.as_ptr().addr() % 64, 0, "{len} values");
+            assert_eq!(held, values);
+        }
     }
 }

@@ -28,7 +28,7 @@ pub mod run;
 mod tensor;
 mod tolerance;
 
-pub use harness::{ErrorOf, Harness, HostHarness, PreparedOf, SpaceOf};
+pub use harness::{ErrorOf, Harness, HostBuffer, HostHarness, PreparedOf, SpaceOf};
 pub use random::Random;
 pub use reference::{Reference, ReferencePrepared};
 pub use tensor::Arrangement;

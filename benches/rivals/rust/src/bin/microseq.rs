@@ -68,7 +68,7 @@ trait Rival: Harness + Sized {
     /// Milliseconds that the device takes for work which it has done when the work returns.
     fn timed(&self, work: impl FnOnce() -> Result<()>) -> Result<f64>;
     /// What the backward pass begins with.
-    fn begin_backward<E: Element>(layer: &mut Layer<'_, Self, E>);
+    fn begin_backward<E: Element>(&self, layer: &mut Layer<'_, Self, E>);
 }
 
 impl Rival for HostHarness<Cpu> {
@@ -76,8 +76,8 @@ impl Rival for HostHarness<Cpu> {
         timed(work).map(|(time, ())| time)
     }
 
-    fn begin_backward<E: Element>(layer: &mut Layer<'_, Self, E>) {
-        layer.dkv.fill(0.0);
+    fn begin_backward<E: Element>(&self, layer: &mut Layer<'_, Self, E>) {
+        self.view_mut(&mut layer.dkv).fill(0.0);
     }
 }
 
@@ -92,7 +92,7 @@ impl Rival for microseq::cuda::CudaHarness {
         Ok(end.since(&begin)?.as_secs_f64() * 1e3)
     }
 
-    fn begin_backward<E: Element>(_: &mut Layer<'_, Self, E>) {}
+    fn begin_backward<E: Element>(&self, _: &mut Layer<'_, Self, E>) {}
 }
 
 fn answer<H: Rival>(harness: &H, request: &Request) -> Result<Answer> {
@@ -119,7 +119,7 @@ fn run<H: Rival, E: Element>(harness: &H, request: &Request) -> Result<Answer> {
         };
         let forward = harness.timed(|| layer.forward(&cut))?;
         let backward = harness.timed(|| {
-            H::begin_backward(&mut layer);
+            harness.begin_backward(&mut layer);
             layer.backward(&cut)
         })?;
         answer.forward_ms.push(prepare + forward);
