@@ -246,8 +246,7 @@ impl<E: Element> Call<'_, E> {
         } else if let Some(upcoming) = upcoming {
             upcoming.ask_start(operands, share, ahead);
         }
-        let keys = self.block.document.keys(rows.end - 1).end.min(tile + KEYS) - tile;
-        ahead.spread(rows.len() + keys);
+        ahead.spread(block.document.size(rows, &(tile..tile + KEYS)));
     }
 
     /// Takes a panel past the tile at `tile`, which is its last one or not.

@@ -76,6 +76,13 @@ impl DocumentRows {
     pub(crate) fn keys(&self, row: usize) -> Range<usize> {
         self.mask.keys(row / self.group, self.segment.q_len, self.segment.k_len)
     }
+
+    /// How much it is to take rows past a tile of keys: how many rows and, up to the last that one of them
+    /// sees, keys there are.
+    #[inline(always)]
+    pub(crate) fn size(&self, rows: &Range<usize>, tile: &Range<usize>) -> usize {
+        rows.len() + self.keys(rows.end - 1).end.min(tile.end).saturating_sub(tile.start)
+    }
 }
 
 /// Rows of one token.

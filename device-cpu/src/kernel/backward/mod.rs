@@ -1,9 +1,9 @@
 //! The backward pass over one block of a document's keys: `dq =`, `dk +=`, `dv +=`.
 //!
-//! dk and dv of the block start from the gradient store, or where that is known to hold zeros from these, and take up the document's rows from the last
-//! to the first, a block of panels at a time: products, probabilities, then the three products of the
-//! gradients ([`visit`]). dq of a block of rows is handed from one block of keys to the next,
-//! ascending, and written by the last ([`relay`]).
+//! dk and dv of the block start from the gradient store, or where that is known to hold zeros from these,
+//! and take up the document's rows from the last to the first, a block of panels at a time: products,
+//! probabilities, then the three products of the gradients ([`visit`]). dq of a block of rows is handed from
+//! one block of keys to the next, ascending, and written by the last ([`relay`]).
 
 mod ahead;
 mod arrays;
@@ -238,7 +238,7 @@ unsafe fn visit_all<P: Products, E: Element>(
             call.load_rows::<P>(&rows);
             let dq = call.take_turn(index, &rows);
             for tile in keys.clone().step_by(KEYS) {
-                call.ask(&keys, tile, &row_blocks, index, ahead);
+                call.ask((&keys, tile), (&row_blocks, index, &rows), ahead);
                 call.visit::<P>(&rows, &keys, tile, dq, ahead);
                 ahead.finish();
             }
@@ -259,7 +259,12 @@ impl<E: Element> Call<'_, E> {
     /// Lists what comes after a block of rows and a tile: the next rows; at the end, what the upcoming
     /// block starts with.
     #[inline(always)]
-    fn ask(&self, keys: &Range<usize>, tile: usize, blocks: &Range<usize>, index: usize, ahead: &mut Ahead) {
+    fn ask(
+        &self,
+        (keys, tile): (&Range<usize>, usize),
+        (blocks, index, rows): (&Range<usize>, usize, &Range<usize>),
+        ahead: &mut Ahead,
+    ) {
         let Self { operands, block, upcoming, .. } = self;
         let tiles = (tile - keys.start, KEYS, keys.len());
         ahead.clear();
@@ -274,8 +279,6 @@ impl<E: Element> Call<'_, E> {
             let done = (blocks.end - 1 - index) * keys.len() + (tile - keys.start);
             upcoming.ask_keys(operands, (done, KEYS.min(keys.end - tile), blocks.len() * keys.len()), ahead);
         }
-        let rows = rows_of_block(&block.document, index);
-        let seen = block.document.keys(rows.end - 1).end.min(keys.end.min(tile + KEYS)).saturating_sub(tile);
-        ahead.spread(rows.len() + seen);
+        ahead.spread(block.document.size(rows, &(tile..keys.end.min(tile + KEYS))));
     }
 }

@@ -62,11 +62,13 @@ pub(crate) unsafe fn run<P: Products, E: Element>(
     let own = Own::carve(&mut memory, &geometry, operands.head_dim);
     let arrays = &own.arrays;
     let (document, width) = (&block.document, arrays.width());
+    // Whether no rows behind the opening were here before.
+    let alone = document.len() == document.opening();
     // Twice the products; sums of rows are about as many as sums of keys.
     ahead.turn_to(upcoming, 2 * steps(document, width), |upcoming, ahead| {
         upcoming.ask_first_rows(operands, ahead);
-        // Else those who were here before have asked for them.
-        if document.len() == document.opening() {
+        // Else they have asked for the keys.
+        if alone {
             upcoming.ask_all_keys(operands, ahead);
         }
     });
@@ -77,9 +79,7 @@ pub(crate) unsafe fn run<P: Products, E: Element>(
         let v = arrays.v.read(&operands.v, keys());
         let last = Batch::count::<P::S>(document) - 1;
         // Rows that nobody added to: none behind the opening, and the batch that comes first sees all keys.
-        let zeroed = block.zeroed
-            && document.len() == document.opening()
-            && Batch::new::<P::S>(document, last).keys().start == 0;
+        let zeroed = block.zeroed && alone && Batch::new::<P::S>(document, last).keys().start == 0;
         if !zeroed {
             own.dk.read(&operands.dk.reading(), keys());
             own.dv.read(&operands.dv.reading(), keys());
