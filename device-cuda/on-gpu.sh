@@ -7,8 +7,8 @@
 #                                            run them: the repository's files are needed, Rust is not
 #
 # FOLDER is device-cuda/.on-gpu by default. Sections are kernels, conformance, device, golden, replay,
-# pack_text, bench, rivals, memcheck, initcheck, synccheck and racecheck; all of them by default. `run` needs
-# a GPU and its driver; for kernels and rivals PyTorch, for the checks compute-sanitizer. Where a GPU has a
+# pack_text, bench, criterion, rivals, memcheck, initcheck, synccheck and racecheck; all of them by default.
+# `run` needs a GPU and its driver; for kernels and rivals PyTorch, for the checks compute-sanitizer. Where a GPU has a
 # choice of kernels, conformance to pack_text run with each, the others with MICROSEQ_CUDA_KERNELS as it is.
 # rivals leaves its measurements in FOLDER/rivals.json or at RIVALS_JSON.
 #
@@ -36,11 +36,14 @@ build() {
     for test in replay pack_text bench; do
         cp "${CARGO_TARGET_DIR:-target}/release/examples/$test" "$programs/$test"
     done
+    cargo bench --features cuda --bench attention --no-run 2>&1 | tee "$programs/built"
+    path=$(sed -n "s|^ *Executable benches/attention\.rs (\(.*\))$|\1|p" "$programs/built")
+    cp "$path" "$programs/attention"
     # A project of its own; in the same folder, so that what both need is built once.
     cargo build --release --locked --manifest-path benches/rivals/rust/Cargo.toml --target-dir "${CARGO_TARGET_DIR:-target}" \
         --no-default-features --features cuda --bin microseq
     cp "${CARGO_TARGET_DIR:-target}/release/microseq" "$programs/microseq"
-    strip "$programs"/{microseq,conformance,device,golden,replay,pack_text,bench}
+    strip "$programs"/{microseq,conformance,device,golden,replay,pack_text,bench,attention}
     { git rev-parse HEAD; git status --short -- core device-cuda examples src Cargo.toml; } >"$programs/built"
 }
 
@@ -105,6 +108,12 @@ bench() {
         "$programs/bench" --device cuda --workload gpu_8x2k_unsplit --type "$type" --seconds 1 || return 1
     done
     "$programs/bench" --device cuda --workload gpu_pack_2k --type bf16 --fresh --seconds 1
+}
+
+# The criterion benches: one workload, in every type; which is fast is not looked at here.
+criterion() {
+    MICROSEQ_BENCH_DEVICE=cuda "$programs/attention" --bench --warm-up-time 0.5 --measurement-time 1 \
+        gpu_8x2k_unsplit | grep -v '^$'
 }
 
 # A tool of compute-sanitizer over the golden cases and the conformance suite; of a report its beginning.
@@ -184,6 +193,7 @@ run() {
     each_family replay replay
     each_family pack_text pack_text
     section bench bench
+    section criterion criterion
     section rivals rivals
     local tool
     for tool in memcheck initcheck synccheck; do section "$tool" sanitize "$tool"; done
