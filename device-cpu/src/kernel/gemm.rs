@@ -3,6 +3,7 @@
 use super::sink::Sink;
 use super::{CHUNK, MultiplyAdd, SCORES};
 use crate::simd::Simd;
+use core::sync::atomic::{Ordering, compiler_fence};
 
 /// Steps that are unrolled: a trip count that the compiler knows.
 const UNROLL: usize = 4;
@@ -49,6 +50,10 @@ unsafe fn multiply<
                 step::<S, A, MR, NV, M>(tile, a, b, slice);
                 a = a.wrapping_offset(K);
                 b = b.wrapping_offset(B);
+                // In a program that is linked with all its crates as one (`lto = "fat"`) the compiler would
+                // load the vectors of several steps first, more than there are registers: sums would go to
+                // memory and back. It may not move loads across this, which is no instruction.
+                compiler_fence(Ordering::SeqCst);
             }
         }
         for _ in 0..count % UNROLL {
