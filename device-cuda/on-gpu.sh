@@ -8,9 +8,9 @@
 #
 # FOLDER is device-cuda/.on-gpu by default. Sections are kernels, conformance, device, golden, replay,
 # pack_text, bench, criterion, rivals, memcheck, initcheck, synccheck and racecheck; all of them by default.
-# `run` needs a GPU and its driver; for kernels and rivals PyTorch, for the checks compute-sanitizer. Where a GPU has a
-# choice of kernels, conformance to pack_text run with each, the others with MICROSEQ_CUDA_KERNELS as it is.
-# rivals leaves its measurements in FOLDER/rivals.json or at RIVALS_JSON.
+# `run` needs a GPU and its driver; for kernels and rivals PyTorch, for the checks compute-sanitizer. Where a
+# GPU has a choice of kernels, conformance to pack_text run with each, the others with MICROSEQ_CUDA_KERNELS
+# as it is. rivals leaves its measurements in FOLDER/rivals.json or at RIVALS_JSON.
 #
 # racecheck runs every golden case and every rule of the conformance suite, each a process, the longest rules
 # one for each type. Some take many minutes: each gets RACECHECK_EACH seconds (600), all of them together
@@ -24,21 +24,24 @@ programs=${2:-device-cuda/.on-gpu}
 sections=("${@:3}")
 failed=()
 
+# Where cargo has just left what it made of a source.
+executable() {
+    sed -n "s|^ *Executable $1\.rs (\(.*\))$|\1|p" "$programs/built"
+}
+
 build() {
     mkdir -p "$programs"
     cargo test --release --package microseq-cuda --tests --no-run 2>&1 | tee "$programs/built"
-    local test path
+    local test
     for test in conformance device golden; do
-        path=$(sed -n "s|^ *Executable tests/$test\.rs (\(.*\))$|\1|p" "$programs/built")
-        cp "$path" "$programs/$test"
+        cp "$(executable "tests/$test")" "$programs/$test"
     done
     cargo build --release --features cuda --example replay --example pack_text --example bench
     for test in replay pack_text bench; do
         cp "${CARGO_TARGET_DIR:-target}/release/examples/$test" "$programs/$test"
     done
     cargo bench --features cuda --bench attention --no-run 2>&1 | tee "$programs/built"
-    path=$(sed -n "s|^ *Executable benches/attention\.rs (\(.*\))$|\1|p" "$programs/built")
-    cp "$path" "$programs/attention"
+    cp "$(executable benches/attention)" "$programs/attention"
     # A project of its own; in the same folder, so that what both need is built once.
     cargo build --release --locked --manifest-path benches/rivals/rust/Cargo.toml --target-dir "${CARGO_TARGET_DIR:-target}" \
         --no-default-features --features cuda --bin microseq
