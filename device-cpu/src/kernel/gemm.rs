@@ -1,4 +1,5 @@
-//! Register tiles: `MR` broadcast words by `NV` vectors, each accumulator one chain of multiply-adds.
+//! Register tiles: `MR` broadcast words by `NV` vectors, each accumulator one chain of multiply-adds; tiles of
+//! scores may have half a vector more.
 
 use super::sink::Sink;
 use super::{CHUNK, MultiplyAdd, SCORES};
@@ -23,21 +24,24 @@ const fn place<S: Simd>(n: usize, slice: usize) -> usize {
 }
 
 /// `tile[m][n] += sum over k of a[m][k] * b[k][n]`, in the order of k: word `(m, k)` lies at
-/// `a + m * M + k * K`, chunk 0 of row `k` at `b + k * B`.
+/// `a + m * M + k * K`, chunk 0 of row `k` at `b + k * B`. `half` takes what lies behind the tile's chunks.
 ///
 /// # Safety
 /// As [`Simd`]; the pointers reach those words.
 #[inline(always)]
 unsafe fn multiply<
     S: Simd,
-    A: MultiplyAdd<S>,
+    H: Simd,
+    A: MultiplyAdd<S> + MultiplyAdd<H>,
     const MR: usize,
     const NV: usize,
+    const NH: usize,
     const M: usize,
     const K: isize,
     const B: isize,
 >(
     tile: &mut Tile<S, MR, NV>,
+    half: &mut Tile<H, MR, NH>,
     mut a: *const f32,
     mut b: *const f32,
     slice: usize,
@@ -48,6 +52,7 @@ unsafe fn multiply<
         for _ in 0..count / UNROLL {
             for _ in 0..UNROLL {
                 step::<S, A, MR, NV, M>(tile, a, b, slice);
+                step::<H, A, MR, NH, M>(half, a, b.add(place::<S>(NV, slice)), slice);
                 a = a.wrapping_offset(K);
                 b = b.wrapping_offset(B);
                 // In a program that is linked with all its crates as one (`lto = "fat"`) the compiler would
@@ -58,6 +63,7 @@ unsafe fn multiply<
         }
         for _ in 0..count % UNROLL {
             step::<S, A, MR, NV, M>(tile, a, b, slice);
+            step::<H, A, MR, NH, M>(half, a, b.add(place::<S>(NV, slice)), slice);
             a = a.wrapping_offset(K);
             b = b.wrapping_offset(B);
         }
@@ -104,27 +110,45 @@ pub(crate) struct Scores {
     pub(super) to: *mut f32,
 }
 
-/// A tile of scores.
+/// A tile of scores: `NV` vectors of `S`, then `NH` of `H`, which have half as many lanes.
 ///
 /// # Safety
 /// As [`Simd`]; the pointers reach the tile's operands.
 #[inline(always)]
-pub(super) unsafe fn scores<S: Simd, A: MultiplyAdd<S>, const MR: usize, const NV: usize>(operands: Scores) {
+pub(super) unsafe fn scores<
+    S: Simd,
+    H: Simd,
+    A: MultiplyAdd<S> + MultiplyAdd<H>,
+    const MR: usize,
+    const NV: usize,
+    const NH: usize,
+>(
+    operands: Scores,
+) {
     let Scores { mut rows, row_slice, mut keys, key_slice, words, to } = operands;
     // SAFETY: the loop runs over the words, a chunk at a time; the caller vouches for the pointers.
     unsafe {
-        let mut tile = [[S::splat(0.0); NV]; MR];
+        let (mut tile, mut half) = ([[S::splat(0.0); NV]; MR], [[H::splat(0.0); NH]; MR]);
         for _ in 0..words / CHUNK {
-            multiply::<S, A, MR, NV, CHUNK, 1, STEP>(&mut tile, rows, keys, key_slice, CHUNK);
+            multiply::<S, H, A, MR, NV, NH, CHUNK, 1, STEP>(
+                &mut tile, &mut half, rows, keys, key_slice, CHUNK,
+            );
             rows = rows.add(row_slice);
             keys = keys.add(CHUNK * CHUNK);
         }
         if !words.is_multiple_of(CHUNK) {
-            multiply::<S, A, MR, NV, CHUNK, 1, STEP>(&mut tile, rows, keys, key_slice, words % CHUNK);
+            let rest = words % CHUNK;
+            multiply::<S, H, A, MR, NV, NH, CHUNK, 1, STEP>(
+                &mut tile, &mut half, rows, keys, key_slice, rest,
+            );
         }
-        for (m, sums) in tile.iter().enumerate() {
+        for (m, (sums, half)) in tile.iter().zip(&half).enumerate() {
+            let to = to.add(m * SCORES);
             for (n, sum) in sums.iter().enumerate() {
-                S::store(to.add(m * SCORES + n * S::LANES), *sum);
+                S::store(to.add(n * S::LANES), *sum);
+            }
+            for (n, sum) in half.iter().enumerate() {
+                H::store(to.add(NV * S::LANES + n * H::LANES), *sum);
             }
         }
     }
@@ -193,7 +217,8 @@ pub(super) unsafe fn outputs<S: Simd, A: MultiplyAdd<S>, K: Sink<S>, const MR: u
                 }
             }
         }
-        multiply::<S, A, MR, NV, SCORES, 1, STEP>(&mut tile, scores, keys, slice, count);
+        let none = &mut [[]; MR];
+        multiply::<S, S, A, MR, NV, 0, SCORES, 1, STEP>(&mut tile, none, scores, keys, slice, count);
         for (m, sums) in tile.iter().enumerate() {
             for (n, sum) in sums.iter().enumerate() {
                 sink.put(row + m, column + n * S::LANES, *sum);
@@ -235,7 +260,8 @@ pub(super) unsafe fn gradients<S: Simd, A: MultiplyAdd<S>, const MR: usize, cons
             }
         }
         let (scores, rows) = (scores.add((behind - 1) * SCORES), rows.add((behind - 1) * CHUNK));
-        multiply::<S, A, MR, NV, 1, DOWN_SCORES, DOWN>(&mut tile, scores, rows, slice, behind - first);
+        let (none, count) = (&mut [[]; MR], behind - first);
+        multiply::<S, S, A, MR, NV, 0, 1, DOWN_SCORES, DOWN>(&mut tile, none, scores, rows, slice, count);
         for (m, sums) in tile.iter().enumerate() {
             for (n, sum) in sums.iter().enumerate() {
                 S::store(to.add(m * width + n * S::LANES), *sum);

@@ -115,7 +115,7 @@ pub(crate) trait Registers {
     const ROWS: usize;
     /// The most chunks of keys of a tile of scores.
     const SCORES: usize;
-    /// Whether a tile of scores may have half a chunk.
+    /// Whether a tile's last chunk of scores may be half a chunk.
     const HALVES: bool;
     /// The most chunks of head_dim of a tile of outputs or of dq.
     const OUTPUTS: usize;
@@ -124,8 +124,8 @@ pub(crate) trait Registers {
     /// The most chunks of head_dim of such a tile.
     const GRADIENTS: usize;
 
-    /// Of 0 chunks, if it [takes](Self::HALVES) halves: with the first half of a chunk of keys.
-    unsafe fn scores(rows: usize, chunks: usize, operands: gemm::Scores);
+    /// If it [takes](Self::HALVES) halves, with the first `half` of a chunk more, 0 or 1.
+    unsafe fn scores(rows: usize, chunks: usize, half: usize, operands: gemm::Scores);
     unsafe fn outputs<K: Sink<Self::S>>(rows: usize, chunks: usize, operands: gemm::Outputs, sink: K);
     unsafe fn gradients(chunks: usize, operands: gemm::Gradients);
 }
@@ -169,10 +169,9 @@ impl<R: Registers> Products for R {
                         words,
                         to: to.add(group.first * SCORES + first * CHUNK),
                     };
-                    // Few keys are all that documents of a few tokens have.
-                    let half = R::HALVES && group.end <= first * CHUNK + CHUNK / 2;
-                    let chunks = if half { 0 } else { behind - first };
-                    <R as Registers>::scores(group.rows, chunks, operands);
+                    // Of the last chunk, half is often all that is seen.
+                    let half = usize::from(R::HALVES && group.end + CHUNK / 2 <= behind * CHUNK);
+                    <R as Registers>::scores(group.rows, behind - first - half, half, operands);
                 }
             }
             chunk += share;
@@ -265,14 +264,15 @@ impl<R: Registers> Products for R {
 }
 
 /// Implements [`Registers`] for a type: tiles of `$rows` or `$half` rows, and of so many chunks as the
-/// lists say, in vectors; half a chunk of scores is one of `$half_simd`'s.
+/// lists say, in vectors; half a chunk of scores is a vector of `$half_simd`'s, behind `$whole` whole ones.
 ///
 /// The tiles are large and know nothing of element types: as functions of their own, which enable the
 /// instruction set themselves, they are compiled once instead of for each type and place that calls them.
 macro_rules! registers {
     (
         $name:ident, $simd:ty, $arithmetic:ty, $rows:literal or $half:literal rows;
-        scores: $($scores:literal is $score_vectors:literal),+ $(, half is one of $half_simd:ty)?;
+        scores: $($scores:literal is $score_vectors:literal),+
+            $(, halves of $half_simd:ty: behind $($whole:literal),+)?;
         outputs: $($outputs:literal is $output_vectors:literal),+;
         $keys:literal keys: $($gradients:literal is $gradient_vectors:literal),+;
         $($features:literal)?
@@ -292,14 +292,14 @@ macro_rules! registers {
 
             #[inline(never)]
             $(#[target_feature(enable = $features)])?
-            unsafe fn scores(rows: usize, chunks: usize, operands: gemm::Scores) {
+            unsafe fn scores(rows: usize, chunks: usize, half: usize, operands: gemm::Scores) {
                 // SAFETY: the caller's contract, passed on.
                 unsafe {
-                    match (rows > $half, chunks) {
-                        $((true, $scores) => gemm::scores::<$simd, $arithmetic, $rows, $score_vectors>(operands),
-                        (false, $scores) => gemm::scores::<$simd, $arithmetic, $half, $score_vectors>(operands),)+
-                        $((true, 0) => gemm::scores::<$half_simd, $arithmetic, $rows, 1>(operands),
-                        (false, 0) => gemm::scores::<$half_simd, $arithmetic, $half, 1>(operands),)?
+                    match (rows > $half, chunks, half) {
+                        $((true, $scores, 0) => gemm::scores::<$simd, $simd, $arithmetic, $rows, $score_vectors, 0>(operands),
+                        (false, $scores, 0) => gemm::scores::<$simd, $simd, $arithmetic, $half, $score_vectors, 0>(operands),)+
+                        $($((true, $whole, 1) => gemm::scores::<$simd, $half_simd, $arithmetic, $rows, $whole, 1>(operands),
+                        (false, $whole, 1) => gemm::scores::<$simd, $half_simd, $arithmetic, $half, $whole, 1>(operands),)+)?
                         _ => unreachable!(),
                     }
                 }
@@ -358,12 +358,12 @@ registers!(
 #[cfg(target_arch = "x86_64")]
 registers!(
     Avx512Singles, Avx512, Singles, 8 or 4 rows;
-    scores: 1 is 1, 2 is 2, 3 is 3, half is one of Avx2; outputs: 1 is 1, 2 is 2; 4 keys: 1 is 1, 2 is 2, 3 is 3, 4 is 4;
+    scores: 1 is 1, 2 is 2, 3 is 3, halves of Avx2: behind 0, 1, 2; outputs: 1 is 1, 2 is 2; 4 keys: 1 is 1, 2 is 2, 3 is 3, 4 is 4;
     "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 );
 #[cfg(target_arch = "x86_64")]
 registers!(
     Avx512Pairs, Avx512, Bf16Pairs, 8 or 4 rows;
-    scores: 1 is 1, 2 is 2, 3 is 3, half is one of Avx2; outputs: 1 is 1, 2 is 2; 4 keys: 1 is 1, 2 is 2, 3 is 3, 4 is 4;
+    scores: 1 is 1, 2 is 2, 3 is 3, halves of Avx2: behind 0, 1, 2; outputs: 1 is 1, 2 is 2; 4 keys: 1 is 1, 2 is 2, 3 is 3, 4 is 4;
     "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 );
