@@ -6,6 +6,13 @@ use thiserror::Error;
 
 /// The largest head_dim that devices take.
 pub const MAX_HEAD_DIM: usize = 512;
+/// The most query heads that devices take.
+pub const MAX_HEADS: usize = 1 << 16;
+
+/// The largest scale and softcap: devices multiply them by `log2(e)`, in f32.
+const LARGEST: f32 = 2e38;
+/// The smallest softcap: devices divide by it, in f32.
+const SMALLEST: f32 = 2e-38;
 
 /// Why an operator is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Error)]
@@ -14,6 +21,12 @@ pub enum AttentionError {
     /// No query heads.
     #[error("heads is 0, expected at least 1")]
     ZeroHeads,
+    /// More query heads than [`MAX_HEADS`].
+    #[error("heads is {heads}, expected at most {MAX_HEADS}")]
+    TooManyHeads {
+        /// The number given.
+        heads: usize,
+    },
     /// No K/V heads.
     #[error("kv_heads is 0, expected at least 1")]
     ZeroKvHeads,
@@ -34,14 +47,14 @@ pub enum AttentionError {
     /// A window that holds not even the query's own token.
     #[error("window is 0, expected at least 1: it counts the token itself")]
     ZeroWindow,
-    /// A scale that is not a number to multiply by.
-    #[error("scale is {scale}, expected a finite number")]
+    /// A scale that is not a number to multiply by, or so large that scores would be infinite.
+    #[error("scale is {scale}, expected a number from {:e} to {LARGEST:e}", -LARGEST)]
     Scale {
         /// The scale given.
         scale: f32,
     },
-    /// A softcap that caps nothing.
-    #[error("softcap is {softcap}, expected a finite number above 0")]
+    /// A softcap that caps nothing, or so large that scores would be infinite. To cap nothing, leave it out.
+    #[error("softcap is {softcap}, expected a number from {SMALLEST:e} to {LARGEST:e}")]
     Softcap {
         /// The softcap given.
         softcap: f32,
@@ -73,11 +86,14 @@ impl Attention {
     /// Causal attention with `scale = 1 / sqrt(head_dim)`.
     ///
     /// # Errors
-    /// [`AttentionError::ZeroHeads`], [`AttentionError::ZeroKvHeads`],
+    /// [`AttentionError::ZeroHeads`], [`AttentionError::TooManyHeads`], [`AttentionError::ZeroKvHeads`],
     /// [`AttentionError::UnevenGroups`], [`AttentionError::HeadDim`].
     pub fn new(heads: usize, kv_heads: usize, head_dim: usize) -> Result<Self, AttentionError> {
         if heads == 0 {
             return Err(AttentionError::ZeroHeads);
+        }
+        if heads > MAX_HEADS {
+            return Err(AttentionError::TooManyHeads { heads });
         }
         if kv_heads == 0 {
             return Err(AttentionError::ZeroKvHeads);
@@ -99,7 +115,8 @@ impl Attention {
         self
     }
 
-    /// Queries see no further back than `window` tokens, their own included.
+    /// Queries see no further back than `window` tokens, their own included. Without a causal mask they still see
+    /// all keys behind them.
     ///
     /// # Errors
     /// [`AttentionError::ZeroWindow`].
@@ -116,7 +133,7 @@ impl Attention {
     /// # Errors
     /// [`AttentionError::Scale`].
     pub const fn with_scale(mut self, scale: f32) -> Result<Self, AttentionError> {
-        if !scale.is_finite() {
+        if !(-LARGEST <= scale && scale <= LARGEST) {
             return Err(AttentionError::Scale { scale });
         }
         self.scale = scale;
@@ -128,7 +145,7 @@ impl Attention {
     /// # Errors
     /// [`AttentionError::Softcap`].
     pub const fn with_softcap(mut self, softcap: f32) -> Result<Self, AttentionError> {
-        if !softcap.is_finite() || softcap <= 0.0 {
+        if !(SMALLEST <= softcap && softcap <= LARGEST) {
             return Err(AttentionError::Softcap { softcap });
         }
         self.softcap = Some(softcap);

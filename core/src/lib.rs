@@ -59,7 +59,7 @@ mod view;
 #[cfg(feature = "dev")]
 pub mod dev;
 
-pub use attention::{Attention, AttentionError, MAX_HEAD_DIM};
+pub use attention::{Attention, AttentionError, MAX_HEAD_DIM, MAX_HEADS};
 pub use batch::{Batch, BatchSegments, Problem, ProblemError, Shape};
 pub use device::{Accumulate, Backward, Device, Flush, Forward, Gather, Operand, Pass, Scratch, ShapeError};
 pub use element::{DType, Element, Scalar};

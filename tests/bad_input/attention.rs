@@ -14,6 +14,7 @@ fn heads() -> Vec<Kind> {
     let uneven = |heads, kv_heads| AttentionError::UnevenGroups { heads, kv_heads };
     vec![
         kind("no heads", 0, 1, 64, AttentionError::ZeroHeads),
+        kind("heads without end", usize::MAX, 1, 64, AttentionError::TooManyHeads { heads: usize::MAX }),
         kind("no K/V heads", 4, 0, 64, AttentionError::ZeroKvHeads),
         kind("uneven groups", 6, 4, 64, uneven(6, 4)),
         kind("fewer heads than K/V heads", 2, 4, 64, uneven(2, 4)),
@@ -31,9 +32,13 @@ fn numbers() -> Vec<Kind> {
     vec![
         Kind::new("a window of nothing", attention.with_window(0), AttentionError::ZeroWindow),
         scale("scale NaN", f32::NAN),
+        scale("scale too large", 2.4e38),
+        scale("scale too far below 0", -2.4e38),
         scale("scale infinite", f32::INFINITY),
         scale("scale minus infinite", f32::NEG_INFINITY),
         softcap("softcap 0", 0.0),
+        softcap("softcap too small", 1e-38),
+        softcap("softcap too large", f32::MAX),
         softcap("softcap minus 0", -0.0),
         softcap("softcap negative", -20.0),
         softcap("softcap NaN", f32::NAN),

@@ -34,7 +34,8 @@ impl Scoring {
     pub(crate) fn new(attention: &Attention) -> Self {
         let scale = attention.scale();
         let (raw, factor) = match attention.softcap() {
-            Some(cap) => (Raw::Capped { inner: scale / cap }, cap),
+            // A product of 0 has score 0, whatever the quotient.
+            Some(cap) => (Raw::Capped { inner: (scale / cap).clamp(f32::MIN, f32::MAX) }, cap),
             None if scale > 0.0 => (Raw::Product, scale),
             None if scale < 0.0 => (Raw::Signed(-1.0), -scale),
             None => (Raw::Signed(0.0), 1.0),
