@@ -51,8 +51,9 @@ impl<T: Scalar> StridedRef<T> {
     pub(crate) fn span(&self, places: Places, rows: usize, head_dim: usize) -> Span {
         Span {
             base: self.base.cast(),
-            row_stride: self.row_stride * size_of::<T>(),
-            head_stride: self.head_stride * size_of::<T>(),
+            // Of a view of one row any stride is fine.
+            row_stride: self.row_stride.wrapping_mul(size_of::<T>()),
+            head_stride: self.head_stride.wrapping_mul(size_of::<T>()),
             bytes: head_dim * size_of::<T>(),
             places,
             rows,

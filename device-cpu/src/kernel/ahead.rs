@@ -7,7 +7,7 @@ use super::rows::Places;
 use crate::simd;
 
 /// One row, in units of a pace.
-const ROW: u32 = 1 << 8;
+const ROW: u64 = 1 << 8;
 
 /// The most spans at a time.
 const SPANS: usize = 10;
@@ -33,13 +33,13 @@ pub(crate) struct Ahead {
     at: usize,
     rows: usize,
     /// Rows for each step, and rows that are due.
-    pace: u32,
-    due: u32,
+    pace: u64,
+    due: u64,
     /// Steps since the spans were listed, and the size of what they compute, 0 where it is not known.
-    steps: u32,
-    size: u32,
+    steps: u64,
+    size: u64,
     /// Steps and size of what was computed last, where it was known.
-    last: (u32, u32),
+    last: (u64, u64),
 }
 
 impl Ahead {
@@ -78,7 +78,7 @@ impl Ahead {
 
     /// Begins anew with what an upcoming block lists, if there is one, and spreads it over so many steps.
     #[inline(always)]
-    pub(crate) fn turn_to<B>(&mut self, upcoming: Option<&B>, steps: u32, list: impl FnOnce(&B, &mut Self)) {
+    pub(crate) fn turn_to<B>(&mut self, upcoming: Option<&B>, steps: u64, list: impl FnOnce(&B, &mut Self)) {
         self.clear();
         if let Some(upcoming) = upcoming {
             list(upcoming, self);
@@ -91,14 +91,14 @@ impl Ahead {
     #[inline(always)]
     pub(crate) fn spread(&mut self, size: usize) {
         let (steps, of) = self.last;
-        self.size = size as u32;
+        self.size = size as u64;
         self.spread_over(steps * self.size / of);
     }
 
     /// Spreads the spans over so many steps.
     #[inline(always)]
-    pub(crate) fn spread_over(&mut self, steps: u32) {
-        self.pace = self.rows as u32 * ROW / steps.max(1);
+    pub(crate) fn spread_over(&mut self, steps: u64) {
+        self.pace = self.rows as u64 * ROW / steps.max(1);
         (self.steps, self.due) = (0, 0);
     }
 
@@ -127,7 +127,9 @@ impl Ahead {
         const LINE: usize = 64;
         let Some(span) = &mut self.spans[self.at] else { return };
         if let Some((row, head)) = span.places.next() {
-            let from = span.base.wrapping_add(row * span.row_stride + head * span.head_stride);
+            let from = span.base.wrapping_add(
+                row.wrapping_mul(span.row_stride).wrapping_add(head.wrapping_mul(span.head_stride)),
+            );
             for byte in (0..span.bytes).step_by(LINE) {
                 simd::prefetch(from.wrapping_add(byte));
             }

@@ -52,7 +52,7 @@ unsafe fn multiply<
         for _ in 0..count / UNROLL {
             for _ in 0..UNROLL {
                 step::<S, A, MR, NV, M>(tile, a, b, slice);
-                step::<H, A, MR, NH, M>(half, a, b.add(place::<S>(NV, slice)), slice);
+                step::<H, A, MR, NH, M>(half, a, b.wrapping_add(place::<S>(NV, slice)), slice);
                 a = a.wrapping_offset(K);
                 b = b.wrapping_offset(B);
                 // In a program that is linked with all its crates as one (`lto = "fat"`) the compiler would
@@ -63,7 +63,7 @@ unsafe fn multiply<
         }
         for _ in 0..count % UNROLL {
             step::<S, A, MR, NV, M>(tile, a, b, slice);
-            step::<H, A, MR, NH, M>(half, a, b.add(place::<S>(NV, slice)), slice);
+            step::<H, A, MR, NH, M>(half, a, b.wrapping_add(place::<S>(NV, slice)), slice);
             a = a.wrapping_offset(K);
             b = b.wrapping_offset(B);
         }

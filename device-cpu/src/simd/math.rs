@@ -66,7 +66,7 @@ pub(crate) unsafe fn ln<S: Simd>(x: S::V) -> S::V {
 /// would cancel.
 const TANH: [f32; 4] = [-1.0 / 3.0, 2.0 / 15.0, -17.0 / 315.0, 62.0 / 2835.0];
 
-/// The hyperbolic tangent.
+/// The hyperbolic tangent. NaN stays NaN.
 ///
 /// # Safety
 /// As [`Simd`].
@@ -75,8 +75,8 @@ pub(crate) unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller has the instruction set.
     unsafe {
         let magnitude = S::max(S::sub(S::splat(0.0), x), x);
-        // tanh(|x|) = 1 - 2 / (e^(2|x|) + 1), and 1 where that power overflows.
-        let capped = S::where_less(magnitude, S::splat(20.0), magnitude, S::splat(20.0));
+        // tanh(|x|) = 1 - 2 / (e^(2|x|) + 1), and 1 where that power overflows. Of NaN, nothing is less.
+        let capped = S::where_less(S::splat(20.0), magnitude, S::splat(20.0), magnitude);
         let power = exp2::<S>(S::mul(capped, S::splat(2.0 * core::f32::consts::LOG2_E)));
         let far = S::sub(S::splat(1.0), S::div(S::splat(2.0), S::add(power, S::splat(1.0))));
         let far = S::where_less(x, S::splat(0.0), S::sub(S::splat(0.0), far), far);

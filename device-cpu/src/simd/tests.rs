@@ -159,6 +159,9 @@ unsafe fn check_tanh<S: Simd>() {
         let error = (f64::from(y) - exact).abs();
         assert!(error <= 4e-7 * exact.abs(), "tanh({x:e}) = {y:e}, expected {exact:e}");
     }
+    // SAFETY: as above.
+    let of_nan = unsafe { map::<S>(&[f32::NAN], |v| tanh::<S>(v)) };
+    assert!(of_nan[0].is_nan(), "tanh(NaN) = {}", of_nan[0]);
 }
 
 #[inline(always)]

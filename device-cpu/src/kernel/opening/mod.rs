@@ -45,8 +45,8 @@ const fn padded(head_dim: usize, per_word: usize) -> usize {
 
 /// About how many tiles the products and the sums of keys are: steps at which memory can be asked for.
 #[inline(always)]
-fn steps(document: &DocumentRows, width: usize) -> u32 {
+fn steps(document: &DocumentRows, width: usize) -> u64 {
     let columns = width.div_ceil(sums::COLUMNS);
     let tiles = |run: Run| run.rows.div_ceil(ROWS) * (run.keys.len().div_ceil(KEYS) + columns);
-    document.runs(0..document.opening()).map(tiles).sum::<usize>() as u32
+    document.runs(0..document.opening()).map(tiles).sum::<usize>() as u64
 }
