@@ -278,7 +278,8 @@ pub trait Device {
         Ok(())
     }
 
-    /// Bytes of scratch that a pass over a prepared problem needs.
+    /// Bytes of scratch that a pass over a prepared problem needs: of a call from where this is asked, if it
+    /// depends on the calling thread, as where a device works on the threads of its caller's pool.
     fn scratch_bytes(&self, prepared: &Self::Prepared, pass: Pass) -> usize {
         let _ = (prepared, pass);
         0

@@ -4,6 +4,7 @@ use crate::{Host, Layout, RowsMut, RowsRef, Scalar, Space, ViewError, view::insi
 use core::ops::Range;
 
 /// Keys and values to read.
+#[derive(Debug)]
 pub struct KvRef<'a, S: Space, T: Scalar> {
     k: RowsRef<'a, S, T>,
     v: RowsRef<'a, S, T>,
@@ -67,6 +68,16 @@ impl<'a, S: Space, T: Scalar> KvRef<'a, S, T> {
 /// Keys and values, or their gradients, to write.
 pub struct KvMut<'a, S: Space, T: Scalar> {
     parts: KvParts<'a, S, T>,
+}
+
+/// The layouts.
+impl<S: Space, T: Scalar> core::fmt::Debug for KvMut<'_, S, T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("KvMut")
+            .field("k", &self.k_layout())
+            .field("v", &self.v_layout())
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a [`KvMut`] is made of, for devices.

@@ -37,7 +37,7 @@ pub enum ViewError {
         /// Elements of the memory.
         given: usize,
     },
-    /// Two elements of a view to write to share a place.
+    /// Two elements of a view to write to share a place, or its rows and heads interleave so that they might.
     #[error(
         "elements of the view overlap: {rows} rows of stride {row_stride}, {heads} heads of stride {head_stride}, head_dim {head_dim}"
     )]
@@ -208,7 +208,7 @@ impl Layout {
     }
 
     /// Checks that no two elements share a place: rows of heads, or heads of rows, one behind the
-    /// other. Call after [`check`](Layout::check).
+    /// other. Layouts that interleave otherwise are refused, even where all places are distinct. Call after [`check`](Layout::check).
     ///
     /// # Errors
     /// [`ViewError::Overlap`].

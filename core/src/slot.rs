@@ -19,9 +19,7 @@ pub enum SlotError {
         rows: usize,
     },
     /// A step's rows were filled already.
-    #[error(
-        "step {step} was filled already: expected the step that begins at row {expected}, this one begins at {begin}"
-    )]
+    #[error("step {step} was filled already: rows up to {expected} are, this one begins at {begin}")]
     AlreadyFilled {
         /// The step's number.
         step: usize,
@@ -44,7 +42,7 @@ pub enum SlotError {
     },
     /// A forward step after the backward pass began.
     #[error(
-        "step {step} runs forward in a backward pass: expected the backward of the step that ends at row {expected}, or a restart"
+        "step {step} runs forward in a backward pass that has come down to row {expected}: expected the rest of it, or a restart"
     )]
     ForwardInBackward {
         /// The step's number.
@@ -66,7 +64,7 @@ pub enum SlotError {
     },
     /// The step's gradient rows are sealed already.
     #[error(
-        "the gradients of step {step} are sealed already: expected the step that ends at row {expected}, this one ends at {end}"
+        "the gradients of step {step} are sealed already: those from row {expected} on are, this one ends at {end}"
     )]
     AlreadySealed {
         /// The step's number.

@@ -17,6 +17,13 @@ pub struct RowsRef<'a, S: Space, T: Scalar> {
     layout: Layout,
 }
 
+/// The layout: of the memory, a space need not know more than where it is.
+impl<S: Space, T: Scalar> core::fmt::Debug for RowsRef<'_, S, T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("RowsRef").field("layout", &self.layout).finish_non_exhaustive()
+    }
+}
+
 impl<S: Space, T: Scalar> Clone for RowsRef<'_, S, T> {
     fn clone(&self) -> Self {
         *self
@@ -91,6 +98,13 @@ impl<'a, T: Scalar> RowsRef<'a, Host, T> {
 pub struct RowsMut<'a, S: Space, T: Scalar> {
     memory: S::Mut<'a, T>,
     layout: Layout,
+}
+
+/// The layout: of the memory, a space need not know more than where it is.
+impl<S: Space, T: Scalar> core::fmt::Debug for RowsMut<'_, S, T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("RowsMut").field("layout", &self.layout).finish_non_exhaustive()
+    }
 }
 
 impl<'a, S: Space, T: Scalar> RowsMut<'a, S, T> {

@@ -16,7 +16,7 @@
 //! # fn project_queries() -> usize { 4 }
 //! # fn backward_of_the_step_before(_: &mut KvMut<'_, Host, f32>) {}
 //! # let plan = Plan::new(&[4, 1, 10], 5).unwrap();
-//! # let [before, step] = [plan.steps().nth(1).unwrap(), plan.steps().nth(2).unwrap()];
+//! # let [before, step] = [plan.steps().nth(0).unwrap(), plan.steps().nth(1).unwrap()];
 //! # let (mut slot, mut gradients) = (vec![0.0f32; 15 * 8], vec![0.0f32; 15 * 8]);
 //! # let layout = Layout::dense(15, 2, 4);
 //! let mut ranks = Alone::<Host>::new();
@@ -25,9 +25,10 @@
 //!
 //! // The rows of a sealed step travel while the step before it runs backward.
 //! let store = KvMut::packed(RowsMut::of_slice(&mut gradients, layout).unwrap()).unwrap();
-//! let (mut open, sealed) = store.split(step.begin()).unwrap();
+//! let (mut open, behind) = store.split(step.write().start).unwrap();
+//! let sealed = behind.narrow(0..step.write().len()).unwrap();
 //! ranks.reduce(0, &step, sealed, || backward_of_the_step_before(&mut open))?;
-//! # assert_eq!((q, before.end()), (4, step.begin()));
+//! # assert_eq!((q, before.end()), (4, step.write().start));
 //! # Ok::<(), RanksError>(())
 //! ```
 //!
