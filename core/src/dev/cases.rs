@@ -145,6 +145,7 @@ fn masks(
         ("non-causal window 5", plain.non_causal().with_window(5)?),
         ("window beyond every document", plain.with_window(usize::MAX)?),
         ("softcap", plain.with_softcap(2.0)?),
+        ("softcap far above all scores", plain.with_softcap(1e6)?),
         ("scale", plain.with_scale(0.7)?),
         ("scale below 0", plain.with_scale(-0.3)?),
         ("scale 0", plain.with_scale(0.0)?),
