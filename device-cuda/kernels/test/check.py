@@ -161,7 +161,7 @@ def random_cases(count, seed):
         heads = kv_heads * rng.choice([1, 2, 3, 4, 8])
         case(dtype, head_dim, heads, kv_heads, random_documents(rng, rng.random() < 0.5),
              causal=rng.random() < 0.7, window=rng.choice([NO_WINDOW, NO_WINDOW, 1, 17, 100]),
-             scale=rng.choice([None, None, 0.3, -0.2, 0.0]), softcap=rng.choice([0.0, 0.0, 3.0]),
+             scale=rng.choice([None, None, 0.3, -0.2, 0.0]), softcap=rng.choice([0.0, 0.0, 3.0, 1e6]),
              pad=rng.choice([0, 8, 3]), packed=rng.random() < 0.5, zeroed=rng.random() < 0.4)
 
 
