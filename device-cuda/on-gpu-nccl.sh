@@ -17,7 +17,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-programs=${2:-device-cuda/.on-gpu-nccl}
+programs=$(realpath -m -- "${2:-device-cuda/.on-gpu-nccl}")
 sections=("${@:3}")
 failed=()
 
@@ -48,8 +48,8 @@ section() {
 # In the package's folder, where cargo would run it.
 tests() {
     # GPUs of one process: with the host waiting for what ranks say, and as between processes.
-    (cd device-cuda && timeout 300 "$OLDPWD/$programs/nccl" 2>&1) | grep -v '^$' &&
-        (cd device-cuda && NCCL_P2P_DIRECT_DISABLE=1 timeout 300 "$OLDPWD/$programs/nccl" gpus 2>&1) | grep -v '^$'
+    (cd device-cuda && timeout 300 "$programs/nccl" 2>&1) | grep -v '^$' &&
+        (cd device-cuda && NCCL_P2P_DIRECT_DISABLE=1 timeout 300 "$programs/nccl" gpus 2>&1) | grep -v '^$'
 }
 
 example() {

@@ -20,7 +20,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-programs=${2:-device-cuda/.on-gpu}
+programs=$(realpath -m -- "${2:-device-cuda/.on-gpu}")
 sections=("${@:3}")
 failed=()
 
@@ -79,7 +79,7 @@ rivals() {
 # In the package's folder, where cargo would run it; a test that is ignored was not run.
 tests() {
     local said
-    said=$(cd device-cuda && "$OLDPWD/$programs/$1" 2>&1) || { echo "$said"; return 1; }
+    said=$(cd device-cuda && "$programs/$1" 2>&1) || { echo "$said"; return 1; }
     grep -v '^$' <<<"$said"
     grep -q ' 0 failed; 0 ignored;' <<<"$said"
 }
@@ -125,7 +125,7 @@ sanitize() {
     for program in golden conformance; do
         code=0
         (cd device-cuda && timeout --kill-after=5 "${SANITIZE_EACH:-900}" compute-sanitizer --tool "$1" \
-            --error-exitcode 99 "$OLDPWD/$programs/$program") >"$work/$1.$program" 2>&1 || code=$?
+            --error-exitcode 99 "$programs/$program") >"$work/$1.$program" 2>&1 || code=$?
         summary=$(grep 'ERROR SUMMARY' "$work/$1.$program" || echo 'no summary')
         echo "$1 $program: exit status $code; $summary"
         if [ "$code" -ne 0 ] || [[ $summary != *' 0 errors'* ]]; then
@@ -142,7 +142,7 @@ racecheck_one() {
     if [ $# -gt 2 ]; then export MICROSEQ_TEST_TYPE=$3; fi
     local log=$work/$program.$test.${3:-all}
     (cd device-cuda && timeout --kill-after=5 "${RACECHECK_EACH:-600}" compute-sanitizer --tool racecheck \
-        --error-exitcode 99 "$OLDPWD/$programs/$program" --exact "$test") >"$log" 2>&1 || code=$?
+        --error-exitcode 99 "$programs/$program" --exact "$test") >"$log" 2>&1 || code=$?
     local summary verdict
     summary=$(grep 'RACECHECK SUMMARY' "$log" || true)
     case $code in
@@ -161,7 +161,7 @@ racecheck() {
     local program test line long
     long='sequences_match_the_oracle|packing_does_not_change_bits|steps_do_not_change_bits|ranks_do_not_change_bits|steps_do_not_change_gradient_bits|a_zeroed_store_has_the_same_bits'
     for program in golden conformance; do
-        for test in $(cd device-cuda && "$OLDPWD/$programs/$program" --list 2>/dev/null |
+        for test in $(cd device-cuda && "$programs/$program" --list 2>/dev/null |
             sed -n 's/^\(\[.*\] \)\?\(.*\): test$/\2/p'); do
             if [[ $test =~ ^($long)$ ]]; then
                 printf "$program $test %s\n" f32 f16 bf16
