@@ -98,7 +98,8 @@ enum Phase {
 /// gradients are sealed.
 ///
 /// It owns no memory. A runtime keeps one per layer and asks it before each step; the answer is the
-/// window of the store that the step may use.
+/// window of the store that the step may use. It knows rows alone: steps of another plan pass where they
+/// begin and end alike.
 ///
 /// ```
 /// use microseq_core::{Plan, Slot, SlotError};

@@ -95,6 +95,10 @@ impl<'a, T: Scalar> RowsRef<'a, Host, T> {
 }
 
 /// A `[rows, heads, head_dim]` view to write. No two of its elements share a place.
+///
+/// On the host it borrows its slice mutably, so of views of one slice that interleave, as `dk` and `dv` of each
+/// K/V head side by side would, only one is there at a time; keys and values that are halves of each row are one
+/// view ([`KvMut::packed`](crate::KvMut::packed)).
 pub struct RowsMut<'a, S: Space, T: Scalar> {
     memory: S::Mut<'a, T>,
     layout: Layout,
