@@ -121,3 +121,17 @@ impl<T: Scalar> StridedMut<T> {
         StridedRef { base: base.cast_const(), row_stride, head_stride }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_of_one_row_may_have_any_stride() {
+        let memory = [0.0f32; 8];
+        let layout = Layout::dense(1, 2, 4).with_row_stride(usize::MAX);
+        let view = StridedRef::new(RowsRef::of_slice(&memory, layout).unwrap());
+        let span = view.span(Places::down(0, 1), 1, 4);
+        assert_eq!((span.base, span.rows, span.bytes), (memory.as_ptr().cast(), 1, 16));
+    }
+}

@@ -127,9 +127,7 @@ impl Ahead {
         const LINE: usize = 64;
         let Some(span) = &mut self.spans[self.at] else { return };
         if let Some((row, head)) = span.places.next() {
-            let from = span.base.wrapping_add(
-                row.wrapping_mul(span.row_stride).wrapping_add(head.wrapping_mul(span.head_stride)),
-            );
+            let from = span.base.wrapping_add(row * span.row_stride + head * span.head_stride);
             for byte in (0..span.bytes).step_by(LINE) {
                 simd::prefetch(from.wrapping_add(byte));
             }
