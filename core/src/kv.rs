@@ -4,10 +4,16 @@ use crate::{Host, Layout, RowsMut, RowsRef, Scalar, Space, ViewError, view::insi
 use core::ops::Range;
 
 /// Keys and values to read.
-#[derive(Debug)]
 pub struct KvRef<'a, S: Space, T: Scalar> {
     k: RowsRef<'a, S, T>,
     v: RowsRef<'a, S, T>,
+}
+
+/// The layouts.
+impl<S: Space, T: Scalar> core::fmt::Debug for KvRef<'_, S, T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        layouts(f, "KvRef", self.k.layout(), self.v.layout())
+    }
 }
 
 impl<S: Space, T: Scalar> Clone for KvRef<'_, S, T> {
@@ -73,11 +79,13 @@ pub struct KvMut<'a, S: Space, T: Scalar> {
 /// The layouts.
 impl<S: Space, T: Scalar> core::fmt::Debug for KvMut<'_, S, T> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("KvMut")
-            .field("k", &self.k_layout())
-            .field("v", &self.v_layout())
-            .finish_non_exhaustive()
+        layouts(f, "KvMut", self.k_layout(), self.v_layout())
     }
+}
+
+/// Writes where keys and values lie: of the memory, a space need not know more.
+fn layouts(f: &mut core::fmt::Formatter<'_>, name: &str, k: Layout, v: Layout) -> core::fmt::Result {
+    f.debug_struct(name).field("k", &k).field("v", &v).finish_non_exhaustive()
 }
 
 /// What a [`KvMut`] is made of, for devices.

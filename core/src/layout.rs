@@ -208,7 +208,8 @@ impl Layout {
     }
 
     /// Checks that no two elements share a place: rows of heads, or heads of rows, one behind the
-    /// other. Layouts that interleave otherwise are refused, even where all places are distinct. Call after [`check`](Layout::check).
+    /// other. Layouts that interleave otherwise are refused, even where all places are distinct. Call after
+    /// [`check`](Layout::check).
     ///
     /// # Errors
     /// [`ViewError::Overlap`].
