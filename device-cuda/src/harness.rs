@@ -58,8 +58,7 @@ impl Harness for CudaHarness {
         self.only.is_none_or(|only| only == dtype)
     }
 
-    fn dkv_grain(&self, dtype: DType) -> Option<usize> {
-        // A multiple of `Cuda::dkv_grain` for every operator of the suite.
-        Some(if dtype == DType::F32 { 1 } else { 128 })
+    fn dkv_grain(&self, attention: &Attention, dtype: DType) -> Option<usize> {
+        Some(self.device.dkv_grain(attention, dtype))
     }
 }

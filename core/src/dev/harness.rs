@@ -65,8 +65,8 @@ pub trait Harness {
     /// For which cuts of a document into steps `dk` and `dv` keep their bits: `Some(1)` for every
     /// cut, `Some(g)` for cuts at multiples of `g` rows from the document's begin, `None` where the
     /// device promises equality from run to run only.
-    fn dkv_grain(&self, dtype: DType) -> Option<usize> {
-        let _ = dtype;
+    fn dkv_grain(&self, attention: &Attention, dtype: DType) -> Option<usize> {
+        let _ = (attention, dtype);
         None
     }
 }
@@ -140,7 +140,7 @@ impl<D: Device<Space = Host>> Harness for HostHarness<D> {
         &mut buffer.memory[buffer.begin + begin..]
     }
 
-    fn dkv_grain(&self, dtype: DType) -> Option<usize> {
+    fn dkv_grain(&self, _: &Attention, dtype: DType) -> Option<usize> {
         (self.dkv_grain)(dtype)
     }
 }

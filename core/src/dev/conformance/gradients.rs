@@ -127,10 +127,10 @@ pub fn steps_do_not_change_gradient_bits<H: Harness>(harness: &H) {
 }
 
 fn steps_do_not_change<H: Harness, E: Element>(harness: &H) {
-    let Some(grain) = harness.dkv_grain(E::DTYPE) else { return };
-    let Cuts { lengths, micro_sequence_lengths } = Cuts::at(grain);
-    let tokens = lengths.iter().sum::<u32>() as usize + 5;
     for attention in operators::<H, E>(harness) {
+        let Some(grain) = harness.dkv_grain(&attention, E::DTYPE) else { continue };
+        let Cuts { lengths, micro_sequence_lengths } = Cuts::at(grain);
+        let tokens = lengths.iter().sum::<u32>() as usize + 5;
         let data = SequenceData::<E>::new(&attention, tokens, 15);
         let run = |micro_sequence_length| {
             let plan = Plan::padded(&lengths, tokens, micro_sequence_length).expect("a legal plan");
@@ -152,8 +152,11 @@ struct Cuts {
 
 impl Cuts {
     fn at(grain: usize) -> Self {
-        let (lengths, cuts): (&[u32], &[usize]) =
-            if grain < 16 { (&[37, 1, 90, 12], &[1, 7, 16, 33, 100]) } else { (&[3, 1, 5], &[1, 2, 3, 4]) };
+        let (lengths, cuts): (&[u32], &[usize]) = match grain {
+            ..16 => (&[37, 1, 90, 12], &[1, 7, 16, 33, 100]),
+            16..256 => (&[3, 1, 5], &[1, 2, 3, 4]),
+            _ => (&[2, 1, 2], &[1, 2, 3]),
+        };
         let mut lengths: Vec<u32> = lengths.iter().map(|length| length * grain as u32).collect();
         // All but the last must end at a multiple; it may end anywhere.
         *lengths.last_mut().expect("there are documents") += grain as u32 / 2;
