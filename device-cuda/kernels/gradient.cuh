@@ -74,22 +74,14 @@ __device__ inline void each_four(Sum& sum, i32 keys, i32 key0, i32 head_dim, Lan
     }
 }
 
-// Where rows of a piece begin in the store.
-struct StoreRows {
-    const View& store;
-    i32 row, head;
-    __device__ StoreRows(const View& store, const Piece& piece)
-        : store(store), row(piece.key_row()), head(piece.kv_head()) {}
-    __device__ f32* operator()(i32 key, i32 column) const { return at<f32>(store, row + key, head) + column; }
-};
-
 // As rows, and on its way when this returns.
-__device__ inline void load_gradient(Sum& sum, const View& store, const Piece& piece, i32 key0, i32 head_dim,
-                                     Lane lane) {
+__device__ inline void load_gradient(Sum& sum, Gradient gradient, const Piece& piece, i32 key0, i32 head_dim) {
+    const Lane lane;  // anew: what the compiler derives of it needs no registers later
+    const auto begin_of = [&](i32 key, i32 column) { return piece.row(gradient, key) + column; };
     const auto load = [](const f32* begin, int behind, bool exists, Four& x) {
         ld_global_f32x4_or_zero(x, begin + behind, exists);
     };
-    each_four(sum, piece.held(), key0, head_dim, lane, StoreRows(store, piece), load);
+    each_four(sum, piece.held(), key0, head_dim, lane, begin_of, load);
 }
 
 // The same where the loader has brought them.
@@ -103,13 +95,21 @@ __device__ inline void take_gradient(Sum& sum, u32 room, const Piece& piece, i32
     each_four(sum, piece.held(), key0, head_dim, lane, begin_of, take);
 }
 
-__device__ inline void store_gradient(Sum& sum, const View& store, const Piece& piece, i32 key0, i32 head_dim,
-                                      Lane lane) {
+// To where the piece's sums go.
+__device__ inline void put_gradient(Sum& sum, Gradient gradient, const Piece& piece, i32 key0, i32 head_dim) {
+    const Lane lane;  // anew: what the compiler derives of it needs no registers before
+    const auto begin_of = [&](i32 key, i32 column) { return piece.row(gradient, key) + column; };
     const auto put = [](f32* begin, int behind, bool exists, Four& x) {
         if (exists)
-            *reinterpret_cast<float4*>(begin + behind) = {canonical(x[0]), canonical(x[1]), canonical(x[2]),
-                                                          canonical(x[3])};
+            st_global_f32x4(begin + behind, canonical(x[0]), canonical(x[1]), canonical(x[2]), canonical(x[3]));
+    };
+    const auto add = [](f32* begin, int behind, bool exists, Four& x) {
+        if (exists) red_add_f32x4(begin + behind, x[0], x[1], x[2], x[3]);
     };
     as_rows(sum, lane);
-    each_four(sum, piece.keys(), key0, head_dim, lane, StoreRows(store, piece), put);
+    if (uniform(piece.adds())) {
+        each_four(sum, piece.keys(), key0, head_dim, lane, begin_of, add);
+    } else {
+        each_four(sum, piece.keys(), key0, head_dim, lane, begin_of, put);
+    }
 }

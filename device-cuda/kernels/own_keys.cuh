@@ -18,6 +18,7 @@ struct DqTile {
     i32 tile;
     u32 mark;  // 0 for none
     __device__ bool exists() const { return mark & MARK_EXISTS; }
+    __device__ bool has_queries() const { return mark & MARK_QUERIES; }
 };
 
 __device__ inline void compute(const Shared& shared, const Attention& args, i32 group) {
@@ -43,6 +44,7 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
     const auto put_dq = [&](i32 k) {
         if (!older.exists()) return;
         release(stage.of(shared.ds_free));
+        if (!older.has_queries()) return;
         dq_stage.before().wait_filled(shared.dq_free);
         if (!(older.mark & MARK_LAST)) {
             stage_dq(dq, dq_part);
@@ -54,27 +56,25 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
     };
     // Some time after it was put, when the stores are through.
     const auto publish_dq = [&](i32 k) {
-        if (!older.exists()) return;
+        if (!older.has_queries()) return;
         fence_proxy_async();
         release(dq_stage.of(shared.dq_here));
         release(shared.k_free + k * 8, older.mark & MARK_ENDS);
         older.mark = 0;
         dq_stage.advance();
     };
-    // All dq that is not made yet.
-    const auto finish_dq = [&](i32 k_of_older, i32 k_of_newer) {
-        const Stage<STAGES> next = stage;
+    // All dq that is not made yet, of the last piece.
+    const auto finish_dq = [&] {
 #pragma unroll 1
-        for (i32 k = k_of_older, i = 0; i < 2; ++i, k = k_of_newer) {
-            make_dq(k);
+        for (i32 i = 0; i < 2; ++i) {
+            make_dq(keys.stage ^ 1);
             wgmma_wait_group<0>();
-            put_dq(k);
-            publish_dq(k);
+            put_dq(keys.stage ^ 1);
+            publish_dq(keys.stage ^ 1);
             older = newer;
             newer.mark = 0;
             stage.advance();
         }
-        stage = next;
     };
     const auto piece_exists = [&] {
         keys.wait_filled(shared.k_here);
@@ -83,7 +83,8 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
     for (bool exists = piece_exists(); exists; exists = piece_exists()) {
         const Piece piece = piece_of(keys.stage);
         const u32 k_tile = keys.of(shared.k, Shape::KEY_TILE);
-        const i32 begin = uniform(piece.begin()), end = uniform(piece.end());
+        // Two tiles at least: behind the only one of a piece comes one without queries.
+        const i32 end = uniform(piece.end()), begin = min(uniform(piece.begin()), end - 2);
         Sum dk, dv;
         if constexpr (Shape::DKV_STAGED) {
             wait(shared.dkv_here, v_parity);
@@ -91,9 +92,8 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
             take_gradient(dv, shared.dkv + Shape::DKV_ROOM / 2, piece, key0, args.head_dim, lane);
             release(shared.dkv_free);
         } else {
-            await_walk(piece, args, lane);
-            load_gradient(dv, args.dv, piece, key0, args.head_dim, lane);
-            load_gradient(dk, args.dk, piece, key0, args.head_dim, lane);
+            load_gradient(dv, DV, piece, key0, args.head_dim);
+            load_gradient(dk, DK, piece, key0, args.head_dim);
         }
         as_products(dv, lane);
         as_products(dk, lane);
@@ -181,15 +181,12 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
         unit.pass();
         wgmma_wait_group<0>();
         release(stage.before().of(shared.q_free));
-        store_gradient(dv, args.dv, piece, key0, args.head_dim, lane);
-        store_gradient(dk, args.dk, piece, key0, args.head_dim, lane);
+        await_walk(piece, args, Lane());
+        put_gradient(dv, DV, piece, key0, args.head_dim);
+        put_gradient(dk, DK, piece, key0, args.head_dim);
         release(keys.of(shared.stored));
-        // The next piece but one will want the k of the piece before this one; and where walks are cut, a block
-        // that waits for another must not keep dq that the other may wait for.
-        const bool single = begin + 1 == end;
-        if (single || uniform(piece.finishes())) finish_dq(keys.stage ^ single, keys.stage);
         v_parity ^= 1;
         keys.advance();
     }
-    finish_dq(keys.stage ^ 1, keys.stage ^ 1);
+    finish_dq();
 }

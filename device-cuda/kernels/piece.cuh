@@ -12,14 +12,19 @@ constexpr int GROUPS = Shape::GROUPS;
 constexpr int WARPS = GROUPS * 4;    // of the warpgroups that compute
 constexpr int ADDERS = Shape::ADDERS;  // threads
 static_assert(GROUPS == 2, "KeyTile has two halves");
+enum Gradient { DK, DV };
 
 // A tile of keys of one K/V head. The loader leaves it in shared memory, where it is read again whenever it
 // is needed: registers are scarce.
 struct Piece {
-    u32 at;  // a KeyTile, then the K/V head, below 0 where there is no more work
+    // A KeyTile, then the K/V head, below 0 where there is no more work, then of dk and of dv where their rows begin
+    // and how many elements lie between them.
+    u32 at;
 
     static constexpr u32 KV_HEAD = sizeof(KeyTile);
-    static constexpr u32 BYTES = sizeof(KeyTile) + 4;
+    static constexpr u32 ROWS = sizeof(KeyTile) + 8, ROWS_BYTES = 16;
+    static constexpr u32 BYTES = PIECE_BYTES;
+    static_assert(BYTES == ROWS + 2 * ROWS_BYTES && BYTES % 8 == 0);
 
     __device__ i32 word(u32 offset) const { return ld_shared_i32(at + offset); }
 #define FIELD(name) \
@@ -37,11 +42,16 @@ struct Piece {
     FIELD(last_end)
     FIELD(before)
     FIELD(after)
-    FIELD(finishes)
-    FIELD(zeroed)
+    FIELD(adds)
+    FIELD(part)
+    FIELD(from_zero)
 #undef FIELD
     __device__ i32 kv_head() const { return word(KV_HEAD); }
     __device__ bool exists() const { return kv_head() >= 0; }
+    __device__ f32* row(Gradient gradient, i32 key) const {
+        const u32 rows = at + ROWS + gradient * ROWS_BYTES;
+        return reinterpret_cast<f32*>(ld_shared_u64(rows)) + key * static_cast<i64>(ld_shared_u64(rows + 8));
+    }
 
     // Query tile `t` among those of the step and its K/V heads.
     __device__ i32 number(i32 t, i32 kv_heads) const {
@@ -51,10 +61,10 @@ struct Piece {
     // Query tiles before it see nothing of a half.
     __device__ i32 seen_begin(i32 half) const { return word(offsetof(KeyTile, seen_begin) + 4 * half); }
 
-    // Those for which the store may hold something.
-    __device__ i32 held() const { return zeroed() ? 0 : keys(); }
+    // Those whose sums begin with what the store holds.
+    __device__ i32 held() const { return from_zero() ? 0 : keys(); }
 
-    // How many parts of the walk have left dk and dv in the store.
+    // How many parts of the walk have added their dk and dv to the store.
     __device__ u32* walked(const Attention& args) const {
         return reinterpret_cast<u32*>(args.turns) + 1 + word(offsetof(KeyTile, walk)) * args.kv_heads + kv_head();
     }

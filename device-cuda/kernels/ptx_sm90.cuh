@@ -293,6 +293,16 @@ __device__ inline i32 ld_shared_i32(u32 address) {
     return r;
 }
 
+__device__ inline u64 ld_shared_u64(u32 address) {
+    u64 r;
+    asm volatile("ld.shared.u64 %0, [%1];" : "=l"(r) : "r"(address) : "memory");
+    return r;
+}
+
+__device__ inline void st_shared_u64(u32 address, u64 x) {
+    asm volatile("st.shared.u64 [%0], %1;" ::"r"(address), "l"(x) : "memory");
+}
+
 __device__ inline void st_shared_i32(u32 address, i32 x) {
     asm volatile("st.shared.s32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
 }
@@ -317,6 +327,17 @@ __device__ inline void ld_global_f32x4_or_zero(f32 (&x)[4], const f32* address, 
 
 __device__ inline void st_shared_f32x4(u32 address, f32 a, f32 b, f32 c, f32 d) {
     asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(address), "f"(a), "f"(b), "f"(c), "f"(d)
+                 : "memory");
+}
+
+// For addresses that the compiler does not know to be global.
+__device__ inline void st_global_f32x4(f32* to, f32 a, f32 b, f32 c, f32 d) {
+    asm volatile("st.global.v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(to), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
+}
+
+// Adds to four neighbouring elements in the L2 cache.
+__device__ inline void red_add_f32x4(f32* to, f32 a, f32 b, f32 c, f32 d) {
+    asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(to), "f"(a), "f"(b), "f"(c), "f"(d)
                  : "memory");
 }
 

@@ -27,7 +27,7 @@ struct Loader {
     }
 
     __device__ static u32 mark(const Piece& piece, i32 t) {
-        u32 bits = MARK_EXISTS;
+        u32 bits = MARK_EXISTS | MARK_QUERIES;
         if (t == piece.begin()) bits |= MARK_ENDS;
         if (piece.first_to_add(t)) bits |= MARK_FIRST;
         if (piece.last_to_add(t)) bits |= MARK_LAST;
@@ -80,6 +80,18 @@ struct Loader {
         stage.advance();
     }
 
+    // A tile without queries behind the only one of a piece, so that dq of the piece before is made before this one
+    // ends: the next piece's k takes the place of that.
+    __device__ void bring_no_queries() {
+        const auto dout_stage = among<DOUT_STAGES>(stage);
+        stage.wait_free(shared.q_free);
+        if (lane.leads()) st_shared_i32(stage.of(shared.marks), MARK_EXISTS);
+        release(stage.of(shared.q_here));
+        dout_stage.wait_free(shared.dout_free);
+        release(dout_stage.of(shared.dout_here));
+        stage.advance();
+    }
+
     // A piece's k or v.
     __device__ void bring_tile(const TensorMap& map, const Piece& piece, u32 tile, u32 here) {
         const i32 valid = piece.keys();
@@ -91,6 +103,19 @@ struct Loader {
         zero_rows<KEYS, D>(tile, valid, KEYS);
         fence_proxy_async();
         release(here);
+    }
+
+    // In the store, or among the parts that `add_parts` will add to it.
+    __device__ void say_where_rows_begin(const Piece& piece, i32 gradient) {
+        if (gradient > DV) return;
+        const Attention& attention = args.attention;
+        const View& store = gradient == DK ? attention.dk : attention.dv;
+        const i32 part = piece.part(), head = piece.kv_head();
+        const f32* rows = part < 0 ? at<f32>(store, piece.key_row(), head)
+                                   : part_rows(attention, part, head, gradient, KEYS);
+        const u32 to = piece.at + Piece::ROWS + gradient * Piece::ROWS_BYTES;
+        st_shared_u64(to, reinterpret_cast<u64>(rows));
+        st_shared_u64(to + 8, part < 0 ? store.row_stride : attention.head_dim);
     }
 
     // The next piece, with its k where that has room beside this one's, or the news that there is none.
@@ -115,6 +140,7 @@ struct Loader {
             st_shared_i32(piece.at + Piece::KV_HEAD,
                           exists ? static_cast<i32>(ticket % attention.kv_heads) : -1);
         __syncwarp();  // this warp reads the piece without waiting for k
+        if (exists) say_where_rows_begin(piece, in_warp);
         if (!exists) {
             release(here);
         } else if (Shape::KEY_STAGES > 1) {
@@ -122,10 +148,8 @@ struct Loader {
         }
     }
 
-    // A piece's k where that has one stage, after its v, which has room earlier. With it the warpgroups begin, who
-    // need dk and dv from the store and have no registers to wait for these.
+    // A piece's k where that has one stage, after its v, which has room earlier.
     __device__ void bring_keys(const Piece& piece, u32 here) {
-        await_walk(piece, args.attention, lane);
         wait(shared.k_read, v_parity);
         bring_tile(args.k, piece, shared.k, here);
     }
@@ -133,8 +157,6 @@ struct Loader {
     // A piece's dk and dv from the store, where they are staged: as early as its first queries. Rows behind the
     // document's come too, whatever they hold just now.
     __device__ void bring_gradients(const Piece& piece) {
-        await_walk(piece, args.attention, lane);
-        if (piece.before() > 0) fence_proxy_async_all();  // who wrote them there was not the copy engine
         wait(shared.dkv_free, v_parity ^ 1);
         const bool held = piece.held() > 0;
         expect(shared.dkv_here, held ? Shape::DKV_ROOM : 0);
@@ -171,6 +193,7 @@ __device__ inline void bring_tiles(const Shared& shared, const Args& args) {
                 loader.bring_values(piece);
                 if (Shape::KEY_STAGES == 1) loader.bring_keys(piece, keys.of(shared.k_here));
             }
+            if (Shape::KEY_STAGES > 1 && begin + 1 == end) loader.bring_no_queries();
             if (t == take_piece_at) loader.take_piece();
         }
         release(keys.of(shared.k_free));
@@ -252,6 +275,14 @@ struct Adder {
             st_relaxed(count, mine + 1);
         }
     }
+
+    // The walk's next part may add its dk and dv. Waited for also where there is none: who arrives again must be.
+    __device__ void pass_walk_on(const Piece& piece, const Stage<STAGES>& keys) const {
+        keys.wait_filled(shared.stored);
+        if (piece.after() == 0) return;
+        fence_gpu();
+        st_relaxed(piece.walked(args), piece.before() + 1);
+    }
 };
 
 __device__ inline void add_dq(const Shared& shared, const Attention& args, i32 adder) {
@@ -262,18 +293,15 @@ __device__ inline void add_dq(const Shared& shared, const Attention& args, i32 a
         keys.wait_filled(shared.k_here);
         const Piece piece = {keys.of(shared.mail, Piece::BYTES)};
         if (!piece.exists()) return;
-        const i32 begin = piece.begin();
-        for (i32 t = piece.end() - 1; t >= begin; --t) {
+        const i32 begin = piece.begin(), end = piece.end();
+        // dq of the last two tiles is made with the next piece, where there is a k for each: too late to wait for.
+        const i32 pass_on_at = Shape::KEY_STAGES > 1 && begin + 1 < end ? begin + 1 : begin - 1;
+        for (i32 t = end - 1;; --t) {
+            if (adder == 0 && t == pass_on_at) mine.pass_walk_on(piece, keys);
+            if (t < begin) break;
             if (stage.stage == adder * DQ_ROUNDS) mine.serve(piece, t, stage);
 #pragma unroll
             for (i32 round = 0; round < DQ_ROUNDS; ++round) stage.advance();
-        }
-        if (adder == 0) {
-            keys.wait_filled(shared.stored);  // also where nobody wants it: who arrives again must be waited for
-            if (piece.after() > 0) {
-                fence_gpu();
-                st_relaxed(piece.walked(args), piece.before() + 1);
-            }
         }
         mbarrier_arrive(keys.of(shared.k_free));
     }

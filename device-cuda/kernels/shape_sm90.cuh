@@ -26,8 +26,14 @@ struct ForwardWarpgroups {
     static constexpr int REGISTERS = GROUPS == 3 ? 160 : 240, LOADER_REGISTERS = GROUPS == 3 ? 32 : 24;
 };
 
+// add_parts_wgmma: rows that a block adds up, of dk and of dv.
+constexpr int ADD_PARTS_THREADS = 256, ADD_PARTS_ROWS = 16;
+
 // prepare_wgmma: blocks of few rows, of which a multiprocessor has many: while some read, others begin or end.
 constexpr int PREPARE_THREADS = 128, PREPARE_ROWS = 32;
+
+// What the warpgroups of the backward need to know of a piece.
+constexpr int PIECE_BYTES = sizeof(KeyTile) + 8 + 2 * 16;
 
 // backward_wgmma: two warpgroups that compute, and one that serves them. The two own 64 keys each
 // (own_keys.cuh) while dk and dv of these fit their registers; with larger heads they share 64 keys, one makes
@@ -60,13 +66,13 @@ struct BackwardWarpgroups {
     // With the marks of query tiles.
     static constexpr int BARRIERS =
         (OWN_KEYS ? 3 : 5) + 8 * STAGES + 2 * DOUT_STAGES + 3 * ADDERS * DQ_ROUNDS + (DKV_STAGED ? 2 : 0);
-    static constexpr int SHARED = TILES + 8 * BARRIERS + STAGES * (sizeof(KeyTile) + 4);
+    static constexpr int SHARED = TILES + 8 * BARRIERS + STAGES * PIECE_BYTES;
     // Of a thread of those who compute, of a thread that serves them: together what three times 168 are.
     static constexpr int REGISTERS = DKV_STAGED ? 216 : 240, SERVER_REGISTERS = DKV_STAGED ? 72 : 24;
 };
 
 static_assert(ForwardWarpgroups<64>::SHARED == 114792 && ForwardWarpgroups<96>::SHARED == 196712);
 static_assert(ForwardWarpgroups<128>::SHARED == 196712 && ForwardWarpgroups<192>::SHARED == 196696);
-static_assert(ForwardWarpgroups<256>::SHARED == 196696 && BackwardWarpgroups<64>::SHARED == 198096);
-static_assert(BackwardWarpgroups<96>::SHARED == 230848 && BackwardWarpgroups<128>::SHARED == 230848);
-static_assert(BackwardWarpgroups<192>::SHARED == 214552 && BackwardWarpgroups<256>::SHARED == 230920);
+static_assert(ForwardWarpgroups<256>::SHARED == 196696 && BackwardWarpgroups<64>::SHARED == 198176);
+static_assert(BackwardWarpgroups<96>::SHARED == 230928 && BackwardWarpgroups<128>::SHARED == 230928);
+static_assert(BackwardWarpgroups<192>::SHARED == 214632 && BackwardWarpgroups<256>::SHARED == 231000);

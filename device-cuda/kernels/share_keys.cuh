@@ -97,7 +97,7 @@ __device__ inline void walk(Role& role, const Shared& shared, const Attention& a
         const i32 begin = uniform(piece.begin()), end = uniform(piece.end());
         u32 mark_before = 0;
         Sum sum;
-        load_gradient(sum, role.store(), piece, 0, args.head_dim, lane);
+        load_gradient(sum, Role::GRADIENT, piece, 0, args.head_dim);
         as_products(sum, lane);
         for (i32 t = end - 1; t >= begin; --t) {
             // Else what is made as dq is not used: without a branch the compiler follows the products.
@@ -134,7 +134,8 @@ __device__ inline void walk(Role& role, const Shared& shared, const Attention& a
             stage.advance();
         }
         dq.finish(piece, begin, mark_before, stage.before());
-        store_gradient(sum, role.store(), piece, 0, args.head_dim, lane);
+        await_walk(piece, args, lane);
+        put_gradient(sum, Role::GRADIENT, piece, 0, args.head_dim);
         release(keys.of(shared.stored));
         release(keys.of(shared.k_free));
         keys.advance();
@@ -148,7 +149,7 @@ struct Values {
     Lane lane;
     f32 to_log2;
 
-    __device__ const View& store() const { return args.dv; }
+    static constexpr Gradient GRADIENT = DV;
 
     __device__ void issue_scores(S& s, const Stage<STAGES>& stage, bool) {
         multiply_scores(s, shared.k, stage.of(shared.q, Shape::QUERY_TILE), 0);
@@ -189,7 +190,7 @@ struct Keys {
     Lane lane;
     u32 v_parity;
 
-    __device__ const View& store() const { return args.dk; }
+    static constexpr Gradient GRADIENT = DK;
 
     __device__ void issue_scores(S& dp, const Stage<STAGES>& stage, bool begins) {
         if (begins) {

@@ -116,10 +116,10 @@ __device__ inline Stage<COUNT> among(const Stage<STAGES>& stage) {
     }
 }
 
-// What the loader tells the warpgroups of a query tile: its piece's walk ends with it; of all keys that add to
-// its dq, these are the first or the last; and, shifted by a half of the keys, some of its queries do not see
-// all of the half.
-constexpr u32 MARK_EXISTS = 1, MARK_ENDS = 2, MARK_FIRST = 4, MARK_LAST = 8, MARK_MASKED = 16;
+// What the loader tells the warpgroups of a query tile: it has queries; its piece's walk ends with it; of all keys
+// that add to its dq, these are the first or the last; and, shifted by a half of the keys, some of its queries do not
+// see all of the half.
+constexpr u32 MARK_EXISTS = 1, MARK_QUERIES = 2, MARK_ENDS = 4, MARK_FIRST = 8, MARK_LAST = 16, MARK_MASKED = 32;
 
 // Of a thread in its warpgroup. Where its elements lie in a 64 by n result of the matrix unit: rows `row()`
 // and `row() + 8`, columns `column()` and the next in every eight.
@@ -138,7 +138,7 @@ __device__ inline void release(u32 barrier, bool wanted = true) {
     if (wanted) mbarrier_arrive(barrier);
 }
 
-// Until dk and dv are in the store as the walk's part before left them.
+// Until the walk's parts before have added their dk and dv to the store.
 __device__ inline void await_walk(const Piece& piece, const Attention& args, Lane lane) {
     const u32 before = piece.before();
     if (lane.leads() && before > 0)

@@ -46,14 +46,26 @@ pub(crate) struct KeyTile {
     pub(crate) whole_begin: [i32; 2],
     pub(crate) whole_end: [i32; 2],
     pub(crate) seen_begin: [i32; 2],
-    pub(crate) zeroed: i32,
+    pub(crate) from_zero: i32,
     pub(crate) number: i32,
     pub(crate) walk: i32,
     pub(crate) before: i32,
     pub(crate) after: i32,
-    pub(crate) finishes: i32,
+    pub(crate) adds: i32,
+    pub(crate) part: i32,
 }
-const _: () = assert!(size_of::<KeyTile>() == 92);
+const _: () = assert!(size_of::<KeyTile>() == 96);
+
+/// The parts of a walk that left their sums behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct PartSums {
+    pub(crate) key_row: i32,
+    pub(crate) keys: i32,
+    pub(crate) first: i32,
+    pub(crate) count: i32,
+}
+const _: () = assert!(size_of::<PartSums>() == 16);
 
 /// Arguments of every attention kernel.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,6 +83,7 @@ pub(crate) struct Attention {
     pub(crate) stats: u64,
     pub(crate) dq_sum: u64,
     pub(crate) turns: u64,
+    pub(crate) parts: u64,
     pub(crate) tiles: u64,
     pub(crate) tile_count: i32,
     pub(crate) turn_count: i32,
@@ -85,7 +98,7 @@ pub(crate) struct Attention {
     pub(crate) softcap: f32,
     pub(crate) tile_rows: i32,
 }
-const _: () = assert!(size_of::<Attention>() == 296);
+const _: () = assert!(size_of::<Attention>() == 304);
 
 /// Bytes of `Stats`, what the backward keeps of a query row.
 pub(crate) const STATS_BYTES: usize = 8;

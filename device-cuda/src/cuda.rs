@@ -7,6 +7,7 @@ use crate::memory::DeviceMemory;
 use crate::module::{Kernel, LoadedModule};
 use crate::operand::{aligned, view_of, view_of_mut, views_of_mut};
 use crate::prepared::{self, Prepared};
+use crate::schedule::part;
 use crate::shape::{Shape, THREADS, Variant};
 use crate::stream::Stream;
 use core::ffi::c_void;
@@ -100,7 +101,7 @@ impl Cuda {
         };
         // A call's operands choose between the two.
         match context.wgmma_backward(problem, dtype) {
-            Some(wgmma) => common_multiple(grain, wgmma.rows / group),
+            Some(wgmma) => common_multiple(grain, wgmma.rows / group * part(problem).unwrap_or(1)),
             None => grain,
         }
     }

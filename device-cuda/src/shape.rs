@@ -95,6 +95,10 @@ const WARPGROUP: u32 = 128;
 pub(crate) const PREPARE_THREADS: u32 = 128;
 pub(crate) const PREPARE_ROWS: usize = 32;
 
+/// Threads of `add_parts_wgmma`, and the rows of a block.
+pub(crate) const ADD_PARTS_THREADS: u32 = 256;
+pub(crate) const ADD_PARTS_ROWS: usize = 16;
+
 /// Tile sizes of `forward_wgmma`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WgmmaForward {
@@ -154,7 +158,7 @@ impl WgmmaBackward {
         // Warpgroups own 64 keys each, or share them.
         let own_keys = head_dim <= 128;
         let (rows, keys, panels) = (64, if own_keys { 128 } else { 64 }, head_dim.div_ceil(64));
-        let (stages, pieces, adders) = (2, 2 * (size_of::<KeyTile>() + 4), 3);
+        let (stages, pieces, adders) = (2, 2 * PIECE_BYTES, 3);
         let key_stages = if own_keys { 2 } else { 1 };
         let dout_stages = if head_dim <= 192 { 2 } else { 1 };
         let (key_tile, query_tile) = (keys * panels * PANEL_BYTES, rows * panels * PANEL_BYTES);
@@ -194,6 +198,9 @@ impl WgmmaBackward {
     }
 }
 
+/// What the warpgroups of the backward pass need to know of a piece.
+const PIECE_BYTES: usize = size_of::<KeyTile>() + 8 + 2 * 16;
+
 /// Bytes of a row of 64 elements, of which tiles are made (`kernels/panel.cuh`).
 const PANEL_BYTES: usize = 128;
 
@@ -220,8 +227,8 @@ const _: () = {
     }
     assert!(forward(64, 114_792) && forward(96, 196_712) && forward(128, 196_712));
     assert!(forward(192, 196_696) && forward(256, 196_696));
-    assert!(backward(64, 198_096) && backward(96, 230_848) && backward(128, 230_848));
-    assert!(backward(192, 214_552) && backward(256, 230_920));
+    assert!(backward(64, 198_176) && backward(96, 230_928) && backward(128, 230_928));
+    assert!(backward(192, 214_632) && backward(256, 231_000));
 };
 
 #[cfg(test)]

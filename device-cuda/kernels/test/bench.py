@@ -54,7 +54,7 @@ def ours(w, q, kv, dout, steps):
     calls = []
     for begin, end in steps:
         documents, first = step_documents(w["lengths"], begin, end)
-        schedule = Schedule(documents, heads // kv_heads, True, w["window"] or NO_WINDOW, shape)
+        schedule = Schedule(documents, heads, kv_heads, True, w["window"] or NO_WINDOW, shape)
         call = Call(schedule, q[begin:end], k[first:end], v[first:end], out[begin:end],
                     lse[:, begin:end])
         scratch = Scratch(schedule, end - begin, heads, kv_heads)

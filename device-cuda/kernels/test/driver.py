@@ -93,7 +93,8 @@ def tile_list(tiles):
 class Schedule:
     """Tile lists of documents (query_row, queries, key_row, keys)."""
 
-    def __init__(self, documents, group, causal, window, shape, zeroed_rows=0):
+    def __init__(self, documents, heads, kv_heads, causal, window, shape, zeroed_rows=0):
+        group = heads // kv_heads
         self.documents, self.group, self.shape = documents, group, shape
         self.causal, self.window = causal, window
         queries, keys = [], []
@@ -165,10 +166,10 @@ class Call:
         lse = self.lse.t().unsqueeze(2)
         views = (self.q, self.k, self.v, self.out, dout, dq, dk, dv, lse)
         return (b"".join(map(view, views))
-                + struct.pack("<QQQQiiiiiiiiiffi",
+                + struct.pack("<QQQQQiiiiiiiiiffi",
                               scratch.stats.data_ptr() if scratch else 0,
                               scratch.dq_sum.data_ptr() if scratch else 0,
-                              scratch.turns.data_ptr() if scratch else 0, tiles.data_ptr(), count,
+                              scratch.turns.data_ptr() if scratch else 0, 0, tiles.data_ptr(), count,
                               scratch.turns.numel() if scratch else 0, self.q.shape[0], s.group,
                               self.k.shape[1], self.q.shape[2], int(s.causal), s.window, int(even),
                               self.scale, self.softcap, s.shape.forward_rows))

@@ -16,7 +16,9 @@ from driver import CUDA, NAMES, NO_WINDOW, aligned, launch, ok, step_documents, 
 
 DIMS = (64, 96, 128, 192, 256)
 SMS = torch.cuda.get_device_properties(0).multi_processor_count
-WALK = 64  # query tiles of a piece where walks are cut
+MANY_HEADS = 8  # with fewer K/V heads walks are cut
+PIECES_APART = 16  # so many for a block do not wait for each other
+CACHE = 48 << 20
 TYPES = {torch.float16: 6, torch.float32: 7, torch.bfloat16: 9}
 
 
@@ -50,11 +52,16 @@ class Shape(driver.Shape):
         barriers = (3 if own_keys else 5) + 8 * 2 + 2 * dout_stages + 3 * 3 * rounds + (2 if dkv_staged else 0)
         self.backward_shared_sm90 = ((k_stages + 1) * key_tile + (2 + dout_stages) * query_tile
                                       + 2 * (2 * scores + 8 * self.b_rows) + dq_room + p_tile + dkv_room
-                                      + 8 * barriers + 2 * 96)
+                                      + 8 * barriers + 2 * (136 + 4))
 
 
-def key_tiles(document, tokens, causal, window, keys, number, zeroed):
-    """A document's KeyTiles, ascending; `number` is its first query tile's; `zeroed`: the store holds zeros."""
+def part_of(kv_heads, window):
+    """Query tiles that add up their dk and dv before these are added to the store, where that is so."""
+    return min(16 * (kv_heads + 1), 64) if kv_heads < MANY_HEADS or window != NO_WINDOW else None
+
+
+def key_tiles(document, tokens, causal, window, keys, number, from_zero):
+    """A document's KeyTiles, ascending; `number` is its first query tile's."""
     query_row, q, key_row, k = document
     offset = k - q
     first_tile, last_tile = offset // tokens, (k - 1) // tokens
@@ -78,31 +85,59 @@ def key_tiles(document, tokens, causal, window, keys, number, zeroed):
                           min(last_tile + 1, (a + window) // tokens) if a + window - 1 < k else last_tile + 1))
         tiles.append((end - begin, key_row + key, k - key, key, query_row - offset, query_row, query_row + q,
                       begin, end, *first, last_end, *(w[0] for w in whole), *(w[1] for w in whole),
-                      *seen, int(zeroed), number - first_tile))
+                      *seen, int(from_zero), number - first_tile))
     return tiles
 
 
-def pieces_of(tiles, cut, walks):
-    """A document's pieces: where `cut`, walks end where WALK divides the number of a query tile, and what
-    ends alike comes together, the last query tiles first. Counters of walks begin at `walks`."""
-    pieces = []
-    for walk, tile in enumerate(tiles, walks):
-        begin, end = tile[7], tile[8]
-        bounds = [begin, *(range((begin // WALK + 1) * WALK, end, WALK) if cut else ()), end]
-        for i, (a, b) in enumerate(zip(bounds, bounds[1:])):
-            *masks, zeroed, number = tile[9:]
+class Cut:
+    """How walks are cut into parts of `part` query tiles, and in which order these are begun. `apart`: they do not wait
+    for each other, and their sums are added to the store later, by `add_parts`."""
+
+    def __init__(self, kv_heads, window, shape):
+        self.part, self.apart, self.few = part_of(kv_heads, window), False, kv_heads < MANY_HEADS
+        self.band = max(1, CACHE // (shape.b_rows * shape.dim * 8 * kv_heads) // (self.part or 1))
+
+    def bounds(self, begin, end):
+        inner = range((begin // self.part + 1) * self.part, end, self.part) if self.part else ()
+        return [begin, *inner, end]
+
+    def order(self, walk, begin):
+        if not self.part:
+            return ()
+        part = begin // self.part
+        if not self.few:
+            return (-part,)
+        return -(part // self.band), walk if self.apart else walk - part
+
+
+def pieces_of(tiles, cut, walks, parts):
+    """A document's pieces, and what `add_parts` shall add. Counters of walks begin at `walks`, numbers of parts at
+    `parts`."""
+    pieces, sums = [], []
+    for i, tile in enumerate(tiles):
+        bounds = cut.bounds(tile[7], tile[8])
+        count = len(bounds) - 1  # of parts, of which the first begins with the last tiles
+        left = count - 1 if cut.apart else 0
+        if left:
+            sums.append((tile[1], tile[2], parts, left))
+        for at, (a, b) in enumerate(zip(bounds, bounds[1:])):
+            *masks, from_zero, number = tile[9:]
             masks[-2:] = [min(max(t, a), b) for t in masks[-2:]]  # from where halves are seen
-            before = len(bounds) - 2 - i
-            more = *masks, zeroed if before == 0 else 0, number, walk, before, i, int(cut)
-            pieces.append((-(a // WALK) if cut else 0, walk, b - a, *tile[1:7], a, b, *more))
-    pieces = [p[2:] for p in sorted(pieces)]
+            before = count - 1 - at
+            turn = (before, count - left - 1 - before, 1, -1) if at >= left else (0, 0, 0, parts + left - 1 - at)
+            if not cut.part:
+                turn = 0, 0, 0, -1
+            more = *masks, int(from_zero or bool(cut.part)), number, walks + i, *turn
+            pieces.append((cut.order(i, a), i, -a, (b - a, *tile[1:7], a, b, *more)))
+        parts += left
+    pieces = [p[3] for p in sorted(pieces)]
     # A piece weighs at least as much as those behind it: sorting by weight keeps them behind it.
     for i in reversed(range(len(pieces) - 1)):
         pieces[i] = (max(pieces[i][0], pieces[i + 1][0]), *pieces[i][1:])
-    return pieces
+    return pieces, sums
 
 
-def lists(documents, group, causal, window, shape, zeroed_rows):
+def lists(documents, group, kv_heads, causal, window, shape, zeroed_rows):
     """Query tiles, key tiles by document, stats tiles; how many query tiles there are. The first `zeroed_rows` of
     the gradient store hold zeros."""
     queries, keys, stats, number = [], [], [], 0
@@ -121,11 +156,15 @@ def lists(documents, group, causal, window, shape, zeroed_rows):
         keys.append(key_tiles((query_row, q, key_row, k), tokens, causal, window, shape.b_keys, number,
                               key_row + k <= zeroed_rows))
         number += last - first + 1
-    counters = number
+    cut = Cut(kv_heads, window, shape)
+    count = sum(len(cut.bounds(tile[7], tile[8])) - 1 for tiles in keys for tile in tiles)
+    cut.apart = cut.few and count * kv_heads <= PIECES_APART * SMS
+    counters, sums = number, []
     for i, tiles in enumerate(keys):
-        keys[i] = pieces_of(tiles, window != NO_WINDOW, counters)
+        keys[i], more = pieces_of(tiles, cut, counters, sum(s[3] for s in sums))
+        sums += more
         counters += len(tiles)
-    return queries, keys, stats, number, counters
+    return queries, keys, stats, sums, number, counters
 
 
 def key_list(documents, kv_heads):
@@ -136,7 +175,7 @@ def key_list(documents, kv_heads):
     tail = max(0, len(tiles) - -(-2 * SMS // kv_heads))
     tiles[tail:] = sorted(tiles[tail:], key=lambda m: -m[0])
     flat = [x for _, *t in tiles for x in t]
-    return torch.tensor(flat or [0] * 23, dtype=torch.int32, device="cuda"), len(tiles)
+    return torch.tensor(flat or [0] * 24, dtype=torch.int32, device="cuda"), len(tiles)
 
 
 def share_out(costs, heads, blocks):
@@ -151,20 +190,19 @@ def share_out(costs, heads, blocks):
 
 
 class Schedule(driver.Schedule):
-    def __init__(self, documents, group, causal, window, shape, zeroed_rows=0):
-        super().__init__(documents, group, causal, window, shape)
+    def __init__(self, documents, heads, kv_heads, causal, window, shape, zeroed_rows=0):
+        super().__init__(documents, heads, kv_heads, causal, window, shape)
         if shape.hopper:
-            queries, keys, stats, self.numbers, self.counters = lists(
-                documents, group, causal, window, shape, zeroed_rows)
+            queries, keys, stats, sums, self.numbers, self.counters = lists(
+                documents, self.group, kv_heads, causal, window, shape, zeroed_rows)
             self.queries90, self.query_count90 = tile_list(queries)
-            self.costs, self.shares = [3 * -(-t[0] // shape.kv_keys) + 2 for t in queries], {}
-            self.keys90, self.key_count90 = key_list(keys, 8)
+            costs = [3 * -(-t[0] // shape.kv_keys) + 2 for t in queries]
+            self.blocks90 = min(SMS, self.query_count90 * kv_heads)
+            self.shares = share_out(costs, kv_heads, self.blocks90)
+            self.keys90, self.key_count90 = key_list(keys, kv_heads)
             self.stats90, self.stats_count90 = tile_list(stats)
-
-    def shares_of(self, kv_heads, blocks):
-        if kv_heads not in self.shares:
-            self.shares[kv_heads] = share_out(self.costs, kv_heads, blocks)
-        return self.shares[kv_heads]
+            self.parts, self.sums_count = sum(s[3] for s in sums), len(sums)
+            self.sums = torch.tensor([x for s in sums for x in s] or [0], dtype=torch.int32, device="cuda")
 
 
 class Scratch(driver.Scratch):
@@ -176,6 +214,8 @@ class Scratch(driver.Scratch):
             self.turns90 = torch.full((1 + schedule.counters * kv_heads,), -1, dtype=torch.int32, device="cuda")
             self.dq_sum90 = torch.full((max(n, 1) * shape.b_rows * panels(shape.dim) // 4, 256), float("nan"),
                                        device="cuda")
+            rows = max(schedule.parts, 1) * kv_heads * 2 * shape.b_keys
+            self.parts = torch.full((rows, shape.dim), float("nan"), device="cuda")
 
 
 def tensor_map(t, box, swizzle=True):
@@ -199,18 +239,19 @@ class Call(driver.Call):
                 and self.q.shape[0] and self.k.shape[0]
                 and aligned(self.q, self.k, self.v, self.out, *more))
 
-    def block(self, tiles, count, scratch=None, **gradients):
+    def block(self, tiles, count, scratch=None, tile_rows=None, **gradients):
         s = self.schedule
         lse = self.lse.t().unsqueeze(2)
         g = [gradients.get(name) for name in ("dout", "dq", "dk", "dv")]
         return (b"".join(map(view, (self.q, self.k, self.v, self.out, *g, lse)))
-                + struct.pack("<QQQQiiiiiiiiiffi",
+                + struct.pack("<QQQQQiiiiiiiiiffi",
                               scratch.stats90.data_ptr() if scratch else 0,
                               scratch.dq_sum90.data_ptr() if scratch else 0,
-                              scratch.turns90.data_ptr() if scratch else 0, tiles.data_ptr(), count,
+                              scratch.turns90.data_ptr() if scratch else 0,
+                              scratch.parts.data_ptr() if scratch else 0, tiles.data_ptr(), count,
                               scratch.turns90.numel() if scratch else 0, self.q.shape[0], s.group,
                               self.k.shape[1], self.q.shape[2], int(s.causal), s.window, 1,
-                              self.scale, self.softcap, s.shape.b_rows))
+                              self.scale, self.softcap, tile_rows or s.shape.b_rows))
 
     def maps(self, rows, keys, *more):
         group = self.schedule.group
@@ -222,11 +263,10 @@ class Call(driver.Call):
         if not self.hopper():
             return super().forward()
         s, shape = self.schedule, self.schedule.shape
-        blocks = min(SMS, s.query_count90 * self.k.shape[1])
-        shares = struct.pack("<Q", s.shares_of(self.k.shape[1], blocks).data_ptr())
+        shares = struct.pack("<Q", s.shares.data_ptr())
         args = (self.block(s.queries90, s.query_count90) + shares).ljust(320, b"\0")
         args += self.maps(shape.q_rows, shape.kv_keys)
-        launch(f"forward_wgmma_{shape.name}_{shape.dim}", "forward", blocks, shape.q_rows * 2 + 128, args,
+        launch(f"forward_wgmma_{shape.name}_{shape.dim}", "forward", s.blocks90, shape.q_rows * 2 + 128, args,
                shape.forward_shared_sm90)
 
     def backward(self, scratch, dout, dq, dk, dv):
@@ -244,3 +284,5 @@ class Call(driver.Call):
         blocks = min(SMS, s.key_count90 * kv_heads)
         launch(f"backward_wgmma_{shape.name}_{shape.dim}", "backward", blocks, 384, args,
                shape.backward_shared_sm90)
+        launch("add_parts_wgmma_f32", "add_parts", s.sums_count * kv_heads * shape.b_keys // 16, 256,
+               self.block(s.sums, s.sums_count, scratch, shape.b_keys, **gradients))

@@ -11,13 +11,13 @@ class Tile:
 
 
 class Piece:
-    """A part of a walk; `walk` is its name among the counters."""
+    """A part of a walk; `walk` is its name among the counters. It adds to the store in turn, or leaves that to others."""
 
-    def __init__(self, walk, before, after, finishes, tiles):
-        self.walk, self.before, self.after, self.finishes, self.tiles = walk, before, after, finishes, tiles
+    def __init__(self, walk, before, after, adds, tiles):
+        self.walk, self.before, self.after, self.adds, self.tiles = walk, before, after, adds, tiles
 
 
-def cut(walk, name, length):
+def cut(walk, name, length, order):
     """The parts of a walk, cut where `length` divides the number of a query tile, and by what they are sorted."""
     parts = []
     for name_, turn, last in walk:
@@ -26,15 +26,22 @@ def cut(walk, name, length):
         parts[-1].append(Tile(name_, turn, last, False))
     for part in parts:
         part[-1].ends = True
-    at = lambda part: -(part[0].name[1] // length) if length else 0
-    return [(at(part), name[2], Piece(name, i, len(parts) - 1 - i, length > 0, part))
-            for i, part in enumerate(parts)]
+    left = len(parts) - 1 if order == "apart" else 0
+    adding = len(parts) - left
+    pieces = []
+    for i, part in enumerate(parts):
+        adds = i < adding
+        piece = Piece(name, i if adds else 0, adding - 1 - i if adds else 0, adds, part)
+        at = -(part[0].name[1] // length) if length else 0
+        place = {"windowed": at, "diagonals": at + name[2], "apart": 0}[order]
+        pieces.append((place, name[2], i, piece))
+    return pieces
 
 
 def random_pieces(rng):
     """Documents' pieces in their order, each with the query tiles that it walks, last to first."""
     per_key_tile = rng.choice([1, 2, 3, 8])
-    length = rng.choice([0, 0, 1, 2, 3, 5])
+    length, order = rng.choice([0, 0, 1, 2, 3, 5]), rng.choice(["windowed", "diagonals", "apart"])
     documents = []
     for document in range(rng.randint(1, 6)):
         first = rng.choice([0, 0, rng.randint(0, 5 * per_key_tile)])
@@ -45,10 +52,23 @@ def random_pieces(rng):
         for j in range((end - 1) // per_key_tile + 1):
             walk = [((document, t), j - low(t), t // per_key_tile == j)
                     for t in range(end - 1, first - 1, -1) if low(t) <= j <= t // per_key_tile]
-            pieces += cut(walk, ("walk", document, j), length)
-        documents.append([piece for _, _, piece in sorted(pieces, key=lambda x: x[:2])])
+            pieces += cut(walk, ("walk", document, j), length, order)
+        documents.append([piece for *_, piece in sorted(pieces, key=lambda x: x[:3])])
     documents.sort(key=lambda pieces: -sum(len(piece.tiles) for piece in pieces))
     return [piece for pieces in documents for piece in pieces]
+
+
+def put_gradient(block, piece, adders):
+    """One of `adders` adds its part of a piece's dk and dv to the store, behind all of the walk's parts before, or leaves
+    it elsewhere."""
+    turns, name = block.turns, ("added", piece.walk)
+    if not piece.adds:
+        return
+    while turns.get(piece.walk, 0) < piece.before:
+        yield
+    added = turns.get(name, 0)
+    assert piece.before * adders <= added < (piece.before + 1) * adders, "dk or dv added out of turn"
+    turns[name] = added + 1
 
 
 def take_piece(block, keys):

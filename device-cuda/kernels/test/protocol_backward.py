@@ -8,9 +8,10 @@ which the host lists them. What a role reads must be what it was put there for.
 """
 
 from barriers import Barrier, Stage, Unit, try_cases
-from pieces import run_blocks, take_piece
+from pieces import put_gradient, run_blocks, take_piece
 
 STAGES, ADDERS, GROUPS = 2, 3, 2
+NO_QUERIES = object()  # a tile behind the only one of a piece
 
 
 class Block:
@@ -47,15 +48,14 @@ class Block:
         yield from bring_keys()
         while self.mail[walk.stage]:
             piece = self.mail[walk.stage]
-            last = len(piece.tiles) - 1
+            last = max(len(piece.tiles), 2) - 1
             bring_keys_at = min(max(last - 2, 1), last)
             if self.staged:
-                while self.turns.get(piece.walk, 0) != piece.before:
-                    yield
                 yield from self.dkv_free.wait(v_parity ^ 1)
                 self.dkv = piece
                 self.dkv_here.arrive()
-            for i, tile in enumerate(piece.tiles):
+            count = len(piece.tiles)
+            for i, tile in enumerate(piece.tiles if count > 1 else [*piece.tiles, NO_QUERIES]):
                 yield from stage.free(self.q_free)
                 self.q[stage.stage] = tile
                 self.q_here[stage.stage].arrive()
@@ -80,16 +80,22 @@ class Block:
             piece = self.mail[keys.stage]
             if not piece:
                 return
-            for tile in piece.tiles:
+            count = len(piece.tiles)
+            for i, tile in enumerate([*piece.tiles, None]):
+                if mine == 0 and i == (count - 2 if count > 1 else count):
+                    yield from self.pass_walk_on(piece, keys)
+                if not tile:
+                    break
                 if stage.stage == mine:
                     yield from self.serve(tile, stage)
                 stage.advance()
-            if mine == 0:
-                yield from keys.filled(self.stored)
-                if piece.after:
-                    self.turns[piece.walk] = piece.before + 1
             self.k_free[keys.stage].arrive()
             keys.advance()
+
+    def pass_walk_on(self, piece, keys):
+        yield from keys.filled(self.stored)
+        if piece.after:
+            self.turns[piece.walk] = piece.before + 1
 
     def serve(self, tile, stage):
         at = stage.stage
@@ -123,12 +129,14 @@ class Block:
             if older:
                 yield from self.ds_here[stage.stage].wait(stage.parity ^ 1)
                 assert self.ds[stage.stage] == [older] * GROUPS, "ds overwritten"
-                assert older in self.k[k].tiles, "k overwritten"
+                assert older is NO_QUERIES or older in self.k[k].tiles, "k overwritten"
 
         def put_dq(k):
             if not older:
                 return
             self.ds_free[stage.stage].arrive()
+            if older is NO_QUERIES:
+                return
             yield from dq_stage.before().filled(self.dq_free)
             if older.last:
                 yield from dq_stage.filled(self.sum_here)
@@ -142,7 +150,7 @@ class Block:
 
         def publish_dq(k):
             nonlocal older
-            if not older:
+            if not older or older is NO_QUERIES:
                 return
             self.dq_here[dq_stage.stage].arrive()
             if older.ends:
@@ -150,16 +158,14 @@ class Block:
             older = None
             dq_stage.advance()
 
-        def finish_dq(k_of_older, k_of_newer):
-            nonlocal older, newer, stage
-            following = stage.copy()
-            for k in (k_of_older, k_of_newer):
-                yield from make_dq(k)
-                yield from put_dq(k)
-                publish_dq(k)
+        def finish_dq():
+            nonlocal older, newer
+            for _ in range(2):
+                yield from make_dq(keys.stage ^ 1)
+                yield from put_dq(keys.stage ^ 1)
+                publish_dq(keys.stage ^ 1)
                 older, newer = newer, None
                 stage.advance()
-            stage = following
 
         while True:
             yield from keys.filled(self.k_here)
@@ -170,15 +176,13 @@ class Block:
                 yield from self.dkv_here.wait(v_parity)
                 assert self.dkv is piece, "dk and dv overwritten"
                 self.dkv_free.arrive()
-            while not self.staged and self.turns.get(piece.walk, 0) != piece.before:
-                yield
-            assert self.turns.get(piece.walk, 0) == piece.before, "dk and dv read too early"
             yield from self.unit.take(group)
-            for i in range(len(piece.tiles)):
+            tiles = piece.tiles if len(piece.tiles) > 1 else [*piece.tiles, NO_QUERIES]
+            for i in range(len(tiles)):
                 older_k = keys.stage ^ (i < 2)
                 yield from stage.filled(self.q_here)
                 tile = self.q[stage.stage]
-                assert tile is piece.tiles[i] and self.k[keys.stage] is piece, "q or k overwritten"
+                assert tile is tiles[i] and self.k[keys.stage] is piece, "q or k overwritten"
                 yield from make_dq(older_k)
                 self.unit.give(group)
                 if i > 0:
@@ -195,7 +199,7 @@ class Block:
                 publish_dq(older_k)
                 if self.rng.random() < 0.3:
                     yield
-                if tile.ends:
+                if i == len(tiles) - 1:
                     self.v_free.arrive()
                 self.dout_free[stage.stage].arrive()
                 yield from stage.free(self.ds_free)
@@ -206,13 +210,12 @@ class Block:
                 stage.advance()
             self.unit.give(group)
             self.q_free[stage.before().stage].arrive()
+            yield from put_gradient(self, piece, GROUPS)
+            assert self.mail[keys.stage] is piece, "piece overwritten"
             self.stored[keys.stage].arrive()
-            single = len(piece.tiles) == 1
-            if single or piece.finishes:
-                yield from finish_dq(keys.stage ^ single, keys.stage)
             v_parity ^= 1
             keys.advance()
-        yield from finish_dq(keys.stage ^ 1, keys.stage ^ 1)
+        yield from finish_dq()
 
 
 try_cases("backward", lambda seed: run_blocks(seed, lambda *block: Block(*block, staged=seed % 2)))

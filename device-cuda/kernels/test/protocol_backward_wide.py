@@ -8,7 +8,7 @@ but at the barriers.
 """
 
 from barriers import Barrier, Stage, try_cases
-from pieces import run_blocks, take_piece
+from pieces import put_gradient, run_blocks, take_piece
 
 STAGES, ADDERS, GROUPS, ROUNDS = 2, 3, 2, 2
 WARPS = 2  # of a warpgroup: what two must wait for, four must
@@ -85,8 +85,6 @@ class Block:
                     yield from self.v_free.wait(parity ^ 1)
                     self.v = piece
                     self.v_here.arrive()
-                    while self.turns.get(piece.walk, 0) != piece.before:
-                        yield
                     yield from self.k_read.wait(parity ^ 1)
                     self.k = piece
                     self.k_here[walk.stage].arrive()
@@ -204,7 +202,6 @@ class Block:
             piece = self.mail[keys.stage]
             if not piece:
                 return
-            assert self.turns.get(piece.walk, 0) == piece.before, "dk and dv are not in the store"
             for i, tile in enumerate(piece.tiles):
                 at, dout_at = stage.stage, one_of(stage, self.dout_stages).stage
                 before, made = stage.before(), piece.tiles[i - 1] if i > 0 else None
@@ -256,6 +253,7 @@ class Block:
             self.k_read.arrive()
             yield from put(tile, 1, piece)
             publish()
+            yield from put_gradient(self, piece, GROUPS * WARPS)
             assert self.mail[keys.stage] is piece, "piece overwritten"
             self.stored[keys.stage].arrive()
             self.k_free[keys.stage].arrive()
@@ -268,8 +266,11 @@ def run(seed):
     for piece in pieces:
         for tile in piece.tiles:
             visits[tile.name] = visits.get(tile.name, 0) + 1
+        name = ("added", piece.walk)
+        if piece.adds:
+            visits[name] = visits.get(name, 0) + GROUPS * WARPS
         if piece.after:
-            visits[piece.walk] = piece.before + 1
+            visits[piece.walk] = max(visits.get(piece.walk, 0), piece.before + 1)
     assert turns == visits, "a tile was left out"
 
 

@@ -4,8 +4,11 @@
 //! This file has what all kernels share and the lists of most; those for compute capability 9.0 are cut
 //! differently (`wgmma.rs`).
 
+mod parts;
 mod shares;
 pub(crate) mod wgmma;
+
+pub(crate) use parts::part;
 
 use crate::CudaError;
 use crate::args::Tile;
@@ -204,10 +207,10 @@ mod tests {
     pub(super) fn problems() -> Vec<Problem<'static>> {
         let varlen = Varlen::new(&Q, &K, 1600, 1400).expect("legal");
         let mut problems = Vec::new();
-        for group in [1, 3, 4, 16] {
+        for (group, kv_heads) in [(1, 2), (3, 2), (4, 2), (16, 2), (4, 8), (16, 8)] {
             for window in [None, NonZeroUsize::new(1), NonZeroUsize::new(200)] {
                 for causal in [true, false] {
-                    let mut attention = Attention::new(2 * group, 2, 128).expect("heads");
+                    let mut attention = Attention::new(kv_heads * group, kv_heads, 128).expect("heads");
                     if let Some(window) = window {
                         attention = attention.with_window(window.get()).expect("window");
                     }

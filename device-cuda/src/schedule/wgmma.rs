@@ -1,11 +1,12 @@
 //! The lists of the kernels for compute capability 9.0, whose query tiles are whole tokens with all heads
 //! of a K/V group. Twin of `kernels/piece.cuh`.
 
+use super::parts::Parts;
 use super::shares::share_out;
-use super::{Weighed, blind, check, check_limits, keep_in_order, list_queries};
+use super::{Weighed, blind, check, check_limits, list_queries};
 use super::{longest_first, tile_of, visible, window};
 use crate::CudaError;
-use crate::args::{KeyTile, Tile};
+use crate::args::{KeyTile, PartSums, Tile};
 use crate::shape::{WgmmaBackward, WgmmaForward};
 use core::cmp::Reverse;
 use core::ops::Range;
@@ -40,13 +41,13 @@ impl Forward {
     }
 }
 
-/// Query tiles of a part of a walk, where walks are cut.
-const PART: i32 = 64;
-
 /// The tiles of the backward pass.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Backward {
     pub(crate) keys: Vec<KeyTile>,
+    /// What `add_parts` adds to the store afterwards, and how many parts that is.
+    pub(crate) sums: Vec<PartSums>,
+    pub(crate) parts: usize,
     /// Counters besides the ticket: of query tiles, then of walks; for each K/V head.
     pub(crate) counters: usize,
     /// The query tiles: `begin` counts tiles from position 0, `first_turn` is the tile's number.
@@ -64,13 +65,17 @@ impl Backward {
         let heads = problem.attention().kv_heads();
         let mut lists = Lists::new(problem, shape);
         each_segment(problem, |segment| lists.add(segment));
-        let counters = lists.stats.len() + lists.walks;
+        let Lists { walks, walk_count, stats, .. } = lists;
+        let mut parts = Parts::new(problem.attention(), shape, &walks, blocks);
+        let documents: Vec<_> = walks.into_iter().map(|walks| parts.of_document(walks)).collect();
+        let counters = stats.len() + walk_count;
         // A ticket counter is before those.
-        let tiles = lists.key_count.max(counters);
+        let tiles = documents.iter().map(Vec::len).sum::<usize>().max(counters);
         check("tiles times kv_heads", tiles.saturating_mul(heads).saturating_add(1))?;
-        let mut keys = in_order(lists.documents, (2 * blocks).div_ceil(heads));
-        keys.iter_mut().for_each(|tile| tile.walk += lists.stats.len() as i32);
-        Ok(Self { keys, counters, stats: lists.stats })
+        check("rows of parts times kv_heads", parts.sums.len().saturating_mul(heads * shape.keys))?;
+        let mut keys = in_order(documents, (2 * blocks).div_ceil(heads));
+        keys.iter_mut().for_each(|tile| tile.walk += stats.len() as i32);
+        Ok(Self { keys, sums: parts.sums, parts: parts.count, counters, stats })
     }
 }
 
@@ -105,9 +110,9 @@ struct Lists<'a> {
     keys: usize,
     /// Of the gradient store's view.
     zeroed_rows: usize,
-    documents: Vec<Vec<Weighed<KeyTile>>>,
-    key_count: usize,
-    walks: usize,
+    /// By document.
+    walks: Vec<Vec<KeyTile>>,
+    walk_count: usize,
     stats: Vec<Tile>,
 }
 
@@ -115,8 +120,8 @@ impl<'a> Lists<'a> {
     fn new(problem: &'a Problem<'_>, shape: &WgmmaBackward) -> Self {
         let (attention, zeroed_rows) = (problem.attention(), problem.zeroed_rows());
         let tokens = shape.rows / attention.group();
-        let (documents, stats) = (Vec::new(), Vec::new());
-        Self { attention, tokens, keys: shape.keys, zeroed_rows, documents, key_count: 0, walks: 0, stats }
+        let (walks, stats) = (Vec::new(), Vec::new());
+        Self { attention, tokens, keys: shape.keys, zeroed_rows, walks, walk_count: 0, stats }
     }
 
     /// Numbers may wrap: `Backward::new` refuses what has too many.
@@ -127,55 +132,20 @@ impl<'a> Lists<'a> {
             let (begin, first_turn) = (tile as i32, number as i32);
             self.stats.push(Tile { begin, first_turn, ..tile_of(segment) });
         }
-        let zeroed = i32::from(segment.k().end <= self.zeroed_rows);
+        let from_zero = i32::from(segment.k().end <= self.zeroed_rows);
         let first = document.visible(document.offset).start as usize / self.keys * self.keys;
         let walks: Vec<_> = (first..segment.k_len)
             .step_by(self.keys)
-            .zip(self.walks as i32..)
+            .zip(self.walk_count as i32..)
             .map(|(key, walk)| KeyTile {
                 walk,
-                zeroed,
+                from_zero,
                 ..document.key_tile(key as i64, self.keys as i64, number)
             })
             .collect();
-        self.walks += walks.len();
-        // Blocks in a window are all over the step, and what they share does not fit the device's cache.
-        let tiles = parts(walks, self.attention.mask().window.is_some());
-        self.key_count += tiles.len();
-        self.documents.push(tiles);
+        self.walk_count += walks.len();
+        self.walks.push(walks);
     }
-}
-
-/// A document's walks or, where `cut`, their parts: all that meet the last query tiles come first.
-fn parts(walks: Vec<KeyTile>, cut: bool) -> Vec<Weighed<KeyTile>> {
-    let mut parts = walks;
-    if cut {
-        parts = parts.into_iter().flat_map(parts_of).collect();
-        // Keys that meet the same query tiles stay in their order.
-        parts.sort_by_key(|tile| Reverse(tile.begin.div_euclid(PART)));
-    }
-    let mut tiles: Vec<_> = parts.into_iter().map(|tile| ((tile.end - tile.begin) as u64, tile)).collect();
-    keep_in_order(&mut tiles);
-    tiles
-}
-
-/// A walk's parts, the last query tiles first: cut where `PART` divides the number of a query tile, so that
-/// those of all key tiles of a document are cut alike.
-fn parts_of(walk: KeyTile) -> impl Iterator<Item = KeyTile> {
-    let (first, last) = (walk.begin.div_euclid(PART), (walk.end - 1).div_euclid(PART));
-    (first..=last).rev().map(move |part| {
-        let (begin, end) = (walk.begin.max(part * PART), walk.end.min((part + 1) * PART));
-        KeyTile {
-            begin,
-            end,
-            seen_begin: walk.seen_begin.map(|tile| tile.clamp(begin, end)),
-            zeroed: if part == last { walk.zeroed } else { 0 },
-            before: last - part,
-            after: part - first,
-            finishes: 1,
-            ..walk
-        }
-    })
 }
 
 /// A document, its positions and the query tiles in terms of these.
@@ -279,6 +249,7 @@ impl<'a> Document<'a> {
             whole_end: whole.map(|tiles| tiles.end as i32),
             seen_begin: seen.map(|tile| tile as i32),
             number: (number as i64 - self.tiles.start) as i32,
+            part: -1,
             ..KeyTile::default()
         }
     }
@@ -287,6 +258,7 @@ impl<'a> Document<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::part;
     use crate::schedule::tests::problems;
     use std::collections::BTreeMap;
 
@@ -294,11 +266,12 @@ mod tests {
     /// Warpgroups own their keys, or share them.
     const SHAPES: [WgmmaBackward; 2] = [WgmmaBackward::compiled(128), WgmmaBackward::compiled(256)];
 
-    /// Every problem with the lists for each shape, and how many tokens a query tile has.
+    /// Every problem with the lists for each shape, and how many tokens a query tile has. With one block there are
+    /// too many pieces for parts to be worked on apart.
     fn each_schedule(mut visit: impl FnMut(&Problem<'_>, &WgmmaBackward, Backward, i64)) {
         for problem in problems() {
-            for shape in &SHAPES {
-                let schedule = Backward::new(&problem, shape, 132).expect("small");
+            for (shape, blocks) in [(&SHAPES[0], 132), (&SHAPES[1], 132), (&SHAPES[0], 1)] {
+                let schedule = Backward::new(&problem, shape, blocks).expect("small");
                 visit(&problem, shape, schedule, (shape.rows / problem.attention().group()) as i64);
             }
         }
@@ -443,23 +416,21 @@ mod tests {
         assert!(unseen > 1000, "{unseen}");
     }
 
-    /// Only where it is promised, only of documents that end in the step, and only what a walk begins with.
+    /// The sums of a whole walk begin with zeros only where these are promised, and the document ends in the step;
+    /// those of parts always do.
     #[test]
     fn zeros_are_where_nobody_added() {
-        let attention = Attention::new(4, 1, 128).and_then(|attention| attention.with_window(700));
         let plan = microseq_core::Plan::new(&[300, 1500, 900], 2000).expect("legal");
         let step = plan.steps().next().expect("two steps");
-        let problem =
-            Problem::new(attention.expect("legal"), step, microseq_core::DType::Bf16).expect("legal");
-        let zeroed = |problem: &Problem<'_>| {
-            let keys = Backward::new(problem, &SHAPES[0], 132).expect("small").keys;
-            keys.into_iter().map(|tile| (tile.row_begin, tile.before, tile.zeroed)).collect::<Vec<_>>()
-        };
-        assert!(zeroed(&problem).iter().all(|(.., zeroed)| *zeroed == 0));
-        let promised = zeroed(&problem.on_zeroed_store());
-        assert!(promised.iter().any(|(_, before, _)| *before > 0));
-        for (row_begin, before, zeroed) in promised {
-            assert_eq!(zeroed, i32::from(row_begin < 1800 && before == 0), "{row_begin} {before}");
+        let many = Attention::new(8, 8, 128).expect("heads");
+        for (attention, cut) in [(many, false), (many.with_window(700).expect("legal"), true)] {
+            let problem = Problem::new(attention, step, microseq_core::DType::Bf16).expect("legal");
+            for problem in [problem.on_zeroed_store(), problem] {
+                for tile in Backward::new(&problem, &SHAPES[0], 132).expect("small").keys {
+                    let zeroed = problem.zeroed_rows() > 0 && tile.row_begin < 1800;
+                    assert_eq!((tile.from_zero == 1, tile.adds == 1), (zeroed || cut, cut), "{tile:?}");
+                }
+            }
         }
     }
 
@@ -497,31 +468,58 @@ mod tests {
         });
     }
 
-    /// The parts of a walk follow each other, know how many there are, and have a counter of their own.
+    /// Whole walks go on with what the store holds. Of others the first parts add to it in turn, which know how many
+    /// they are, and the rest is left for `add_parts`, the last query tiles first in either.
     #[test]
-    fn walks_are_cut_in_windows_only() {
-        let mut cut = 0;
+    fn parts_come_to_the_store_one_after_the_other() {
+        let mut seen = BTreeMap::new();
         each_schedule(|problem, _, schedule, _| {
             let mut walks: BTreeMap<i32, Vec<&KeyTile>> = BTreeMap::new();
             for tile in &schedule.keys {
                 walks.entry(tile.walk).or_default().push(tile);
             }
-            for (walk, parts) in walks {
+            let attention = problem.attention();
+            let part = part(attention).map(|part| part as i32);
+            let (few, windowed) = (attention.kv_heads() < 8, attention.mask().window.is_some());
+            assert_eq!(part, if few { Some(48) } else { windowed.then_some(64) });
+            let mut left = vec![None; schedule.parts];
+            for (walk, mut parts) in walks {
                 assert!((schedule.stats.len()..schedule.counters).contains(&(walk as usize)));
-                let windowed = problem.attention().mask().window.is_some();
-                assert!(parts.iter().all(|tile| tile.finishes == i32::from(windowed)));
-                for (before, tile) in parts.iter().enumerate() {
-                    assert_eq!((tile.before, tile.after), (before as i32, (parts.len() - 1 - before) as i32));
-                    assert!(windowed || parts.len() == 1);
-                    assert!(!windowed || (tile.end - 1) / PART == tile.begin / PART || tile.begin < 0);
-                }
+                parts.sort_by_key(|tile| Reverse(tile.begin));
+                let Some(part) = part else {
+                    assert_eq!((parts.len(), parts[0].adds, parts[0].part), (1, 0, -1));
+                    continue;
+                };
                 assert!(
-                    parts.windows(2).all(|pair| pair[0].begin == pair[1].end && pair[0].key == pair[1].key)
+                    parts.iter().all(|tile| (tile.end - 1).div_euclid(part) == tile.begin.div_euclid(part))
                 );
-                cut += usize::from(parts.len() > 1);
+                assert!(parts.windows(2).all(|pair| pair[0].begin == pair[1].end));
+                let adding = parts.iter().filter(|tile| tile.adds == 1).count();
+                assert!(adding > 0);
+                for (i, tile) in parts.iter().enumerate() {
+                    if i < adding {
+                        let turn = (i as i32, (adding - 1 - i) as i32);
+                        assert_eq!((tile.adds, tile.part, tile.before, tile.after), (1, -1, turn.0, turn.1));
+                    } else {
+                        assert_eq!((tile.adds, tile.before, tile.after), (0, 0, 0));
+                        left[tile.part as usize] = Some((i - adding, tile.key_row, tile.keys));
+                    }
+                }
+                let kind = (windowed, few, adding.min(2), parts.len() - adding > 0);
+                *seen.entry(kind).or_insert(0) += 1;
             }
+            for sums in &schedule.sums {
+                for i in 0..sums.count {
+                    let part = left[(sums.first + i) as usize].take();
+                    assert_eq!(part, Some((i as usize, sums.key_row, sums.keys)));
+                }
+            }
+            assert!(left.iter().all(Option::is_none));
         });
-        assert!(cut > 10, "{cut}");
+        // Apart, and in turn; in turn in windows of many heads.
+        for kind in [(false, true, 1, true), (false, true, 2, false), (true, false, 2, false)] {
+            assert!(seen.contains_key(&kind), "{kind:?} {seen:?}");
+        }
     }
 
     #[test]

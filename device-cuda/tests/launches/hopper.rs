@@ -8,6 +8,7 @@ use microseq_cuda::Cuda;
 pub(crate) const TESTS: &[Test] = &[
     ("hopper_takes_its_own_kernels", hopper_takes_its_own_kernels),
     ("small_heads_have_their_gradients_brought", small_heads_have_their_gradients_brought),
+    ("few_heads_have_their_walks_cut", few_heads_have_their_walks_cut),
     ("blocks_are_no_more_than_the_work", blocks_are_no_more_than_the_work),
     ("other_devices_and_calls_take_the_others", other_devices_and_calls_take_the_others),
     ("large_heads_take_smaller_tiles", large_heads_take_smaller_tiles),
@@ -18,7 +19,7 @@ const ATTENTION: usize = 320;
 const MAP: usize = 128;
 
 /// Where in the argument block of an attention kernel.
-const TILE_COUNT: usize = 248;
+const TILE_COUNT: usize = 256;
 const STATS: usize = 216;
 
 fn packed(ordinal: usize, attention: Attention, lengths: &[u32]) -> Packed {
@@ -52,7 +53,7 @@ fn hopper_takes_its_own_kernels() {
     assert_eq!(prepare.word(TILE_COUNT), numbers as i32);
 
     assert_eq!(backward.kernel(), ("backward", "sm_90a"));
-    assert_eq!((backward.blocks, backward.threads, backward.shared), (88, 384, 230_848));
+    assert_eq!((backward.blocks, backward.threads, backward.shared), (88, 384, 230_928));
     assert_eq!((backward.block().len(), backward.word(TILE_COUNT)), (1216, 8 + 3));
     assert_eq!(map(&backward, 0), ([128, 32, 1300], [256, q_row], [64, 4, 16]));
     assert_eq!(map(&backward, 3), map(&backward, 0));
@@ -70,6 +71,20 @@ fn small_heads_have_their_gradients_brought() {
     // The gradients are f32.
     assert_eq!(map(&backward, 5), ([64, 8, 1000], [256, 2 * 8 * 256], [64, 1, 128]));
     assert_eq!(map(&backward, 6), map(&backward, 5));
+}
+
+/// 4,000 tokens of a group of 8 are 500 tiles, or 16 parts of 32; every 128 keys, walks begin 16 tiles later.
+fn few_heads_have_their_walks_cut() {
+    let packed = packed(HOPPER, Attention::new(8, 1, 128).expect("heads"), &[4000]);
+    let [.., backward, add_parts] = packed.launches()[..] else { panic!("four launches") };
+    let parts = (0..32).map(|key_tile| 16 - key_tile / 2);
+    assert_eq!((backward.blocks, backward.word(TILE_COUNT)), (132, parts.clone().sum::<i32>()));
+    // All but the last two have more than one, and 16 of their 128 rows are a block's.
+    let left = parts.filter(|parts| *parts > 1).count();
+    assert_eq!(add_parts.kernel(), ("add_parts", "sm_90a"));
+    assert_eq!((add_parts.blocks, add_parts.threads, add_parts.shared), (8 * left as u32, 256, 0));
+    assert_eq!(add_parts.word(TILE_COUNT), left as i32);
+    assert!(add_parts.begins_early());
 }
 
 fn blocks_are_no_more_than_the_work() {
@@ -96,7 +111,7 @@ fn other_devices_and_calls_take_the_others() {
 }
 
 fn large_heads_take_smaller_tiles() {
-    for (head_dim, shared, forward_keys) in [(192, 214_552, 96), (256, 230_920, 64)] {
+    for (head_dim, shared, forward_keys) in [(192, 214_632, 96), (256, 231_000, 64)] {
         let packed = packed(HOPPER, Attention::new(4, 2, head_dim).expect("heads"), &[100]);
         let [forward, prepare, backward] = packed.launches()[..] else { panic!("three launches") };
         for (launch, name) in [(&forward, "forward"), (&prepare, "prepare"), (&backward, "backward")] {
@@ -115,7 +130,10 @@ fn large_heads_take_smaller_tiles() {
 fn the_grain_holds_for_both() {
     let device = Cuda::new(HOPPER).expect("pretended");
     let grain = |heads| device.dkv_grain(&Attention::new(heads, 1, 128).expect("heads"), DType::Bf16);
-    assert_eq!([1, 4, 64].map(grain), [64, 16, 1]);
+    assert_eq!([1, 4, 64].map(grain), [2048, 512, 32]);
     // Tiles of 64 / gcd(64, 3) and of 64 / 3 tokens.
     assert_eq!(grain(3), 64 * 21);
+    let grain = |attention: Attention| device.dkv_grain(&attention, DType::Bf16);
+    let many = Attention::new(32, 8, 128).expect("heads");
+    assert_eq!([many, many.with_window(9).expect("legal")].map(grain), [16, 64 * 16]);
 }
