@@ -69,7 +69,7 @@ struct Attention {
     View dk, dv, lse;             // f32; lse has one element per head
     u64 stats;   // Stats [heads][rows], scratch from `prepare`
     u64 dq_sum;  // f32, scratch: running sums of dq, one block per query tile
-    u64 turns;   // u32, scratch: a ticket counter, then one count per query tile
+    u64 turns;   // u32, scratch: a ticket counter, then one count per query tile and, for 9.0, per walk
     u64 parts;   // f32, scratch: dk and dv of parts of walks, [part][kv_heads][2][keys of a tile][head_dim]
     u64 tiles;   // Tile, KeyTile or PartSums [tile_count], in the order in which to begin them
     i32 tile_count;

@@ -34,7 +34,8 @@ __device__ inline void compute(const Shared& shared, const Attention& args, i32 
     u32 v_parity = 0;
     const Unit<GROUPS> unit(group);
     const auto piece_of = [&](i32 k) { return Piece{shared.mail + k * Piece::BYTES}; };
-    // Of the tile that was in this stage before, made of the k in stage `k`.
+    // Of the tile that was in this stage before, made of the k in stage `k`. Where there was none, or one without
+    // queries, of whatever lies there: nobody puts it anywhere.
     const auto make_dq = [&](i32 k) {
         if (older.exists()) wait(stage.of(shared.ds_here), stage.parity ^ 1);
         multiply_dq(dq, stage.of(shared.ds, Shape::SCORE_TILE), shared.k + k * Shape::KEY_TILE,

@@ -1,5 +1,5 @@
 // Who works on what in backward_wgmma: pieces of work and the query tiles that they meet. No arithmetic on
-// elements. Host twin: `src/schedule/wgmma.rs`, which made the lists.
+// elements. Host twins: `src/schedule/wgmma.rs` and `parts.rs`, which made the lists.
 #pragma once
 #include "query.cuh"
 #include "shape_sm90.cuh"
@@ -22,9 +22,9 @@ struct Piece {
     u32 at;
 
     static constexpr u32 KV_HEAD = sizeof(KeyTile);
-    static constexpr u32 ROWS = sizeof(KeyTile) + 8, ROWS_BYTES = 16;
+    static constexpr u32 GRADIENTS = sizeof(KeyTile) + 8, GRADIENT_BYTES = 16;
     static constexpr u32 BYTES = PIECE_BYTES;
-    static_assert(BYTES == ROWS + 2 * ROWS_BYTES && BYTES % 8 == 0);
+    static_assert(BYTES == GRADIENTS + 2 * GRADIENT_BYTES && BYTES % 8 == 0);
 
     __device__ i32 word(u32 offset) const { return ld_shared_i32(at + offset); }
 #define FIELD(name) \
@@ -49,7 +49,7 @@ struct Piece {
     __device__ i32 kv_head() const { return word(KV_HEAD); }
     __device__ bool exists() const { return kv_head() >= 0; }
     __device__ f32* row(Gradient gradient, i32 key) const {
-        const u32 rows = at + ROWS + gradient * ROWS_BYTES;
+        const u32 rows = at + GRADIENTS + gradient * GRADIENT_BYTES;
         return reinterpret_cast<f32*>(ld_shared_u64(rows)) + key * static_cast<i64>(ld_shared_u64(rows + 8));
     }
 

@@ -113,7 +113,7 @@ struct Loader {
         const i32 part = piece.part(), head = piece.kv_head();
         const f32* rows = part < 0 ? at<f32>(store, piece.key_row(), head)
                                    : part_rows(attention, part, head, gradient, KEYS);
-        const u32 to = piece.at + Piece::ROWS + gradient * Piece::ROWS_BYTES;
+        const u32 to = piece.at + Piece::GRADIENTS + gradient * Piece::GRADIENT_BYTES;
         st_shared_u64(to, reinterpret_cast<u64>(rows));
         st_shared_u64(to + 8, part < 0 ? store.row_stride : attention.head_dim);
     }

@@ -28,7 +28,7 @@ const _: () = assert!(size_of::<Tile>() == 24);
 /// A tile of a document's keys and the query tiles that see some of it, for the kernels of compute
 /// capability 9.0, whose query tiles are whole tokens: tile `t` holds the queries at positions
 /// `t * tokens` to `(t + 1) * tokens`. The walk over these query tiles may be cut into several parts, from
-/// the last to the first.
+/// the last to the first (`schedule/parts.rs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct KeyTile {

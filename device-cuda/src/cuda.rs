@@ -226,7 +226,7 @@ impl Device for Cuda {
             return Err(ShapeError::Scratch { expected, given }.into());
         }
         let _current = self.stream.context().enter()?;
-        let parts = prepared.scratch_parts();
+        let parts = prepared.scratch_layout();
         let begin = Prepared::scratch_begin(scratch.address());
         let elements = [
             operands.q.layout(),

@@ -11,8 +11,8 @@ use crate::wgmma;
 use core::mem::size_of;
 use microseq_core::{DType, Problem};
 
-/// Parts of a scratch begin at multiples of this: more than any access of the kernels needs.
-pub(crate) const PART: usize = 256;
+/// What is in a scratch begins at multiples of this: more than any access of the kernels needs.
+pub(crate) const SCRATCH_ALIGNMENT: usize = 256;
 
 /// A problem prepared for the CUDA device: tile lists in device memory, and the kernels, loaded.
 pub struct Prepared {
@@ -45,8 +45,8 @@ pub(crate) enum Backward {
     Apart { dq: Kernel, dkv: Kernel },
 }
 
-/// Where the parts of a backward scratch begin, in bytes, and where it ends.
-pub(crate) struct ScratchParts {
+/// Where things begin in a backward scratch, in bytes, and where it ends.
+pub(crate) struct ScratchLayout {
     pub(crate) turns: usize,
     pub(crate) dq_sum: usize,
     pub(crate) parts: usize,
@@ -104,24 +104,24 @@ impl Prepared {
         self.query_list() + (self.query_tiles * size_of::<Tile>()) as u64
     }
 
-    /// The parts of a backward scratch, which begins with the stats.
-    pub(crate) fn scratch_parts(&self) -> ScratchParts {
+    /// What a backward scratch holds; it begins with the stats.
+    pub(crate) fn scratch_layout(&self) -> ScratchLayout {
         let stats = self.problem.heads * self.problem.q_rows * STATS_BYTES;
-        let turns = stats.next_multiple_of(PART);
-        let dq_sum = (turns + (1 + self.turns) * size_of::<u32>()).next_multiple_of(PART);
+        let turns = stats.next_multiple_of(SCRATCH_ALIGNMENT);
+        let dq_sum = (turns + (1 + self.turns) * size_of::<u32>()).next_multiple_of(SCRATCH_ALIGNMENT);
         let end = dq_sum + self.turns * self.shape.dq_sum_len() * size_of::<f32>();
-        ScratchParts { turns, dq_sum, parts: end, end }
+        ScratchLayout { turns, dq_sum, parts: end, end }
     }
 
     /// Bytes of a backward scratch of any alignment.
     pub(crate) fn scratch_bytes(&self) -> usize {
-        let wgmma = self.wgmma_backward.as_ref().map_or(0, |wgmma| wgmma.scratch_parts().end);
-        self.scratch_parts().end.max(wgmma) + PART - 1
+        let wgmma = self.wgmma_backward.as_ref().map_or(0, |wgmma| wgmma.scratch_layout().end);
+        self.scratch_layout().end.max(wgmma) + SCRATCH_ALIGNMENT - 1
     }
 
-    /// The first address in a scratch that its parts can count from.
+    /// The first address in a scratch that its layout can count from.
     pub(crate) fn scratch_begin(address: u64) -> u64 {
-        address.next_multiple_of(PART as u64)
+        address.next_multiple_of(SCRATCH_ALIGNMENT as u64)
     }
 }
 

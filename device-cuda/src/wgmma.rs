@@ -6,7 +6,7 @@ use crate::args::{Attention, BackwardWgmma, ForwardWgmma, KeyTile, TensorMap, Ti
 use crate::cuda::Cuda;
 use crate::memory::Buffer;
 use crate::module::Kernel;
-use crate::prepared::{PART, ScratchParts, bytes_of, bytes_of_key_tile, bytes_of_sums};
+use crate::prepared::{SCRATCH_ALIGNMENT, ScratchLayout, bytes_of, bytes_of_key_tile, bytes_of_sums};
 use crate::schedule::wgmma as schedule;
 use crate::shape::{ADD_PARTS_ROWS, ADD_PARTS_THREADS, PREPARE_ROWS, PREPARE_THREADS};
 use crate::shape::{WgmmaBackward, WgmmaForward};
@@ -145,17 +145,17 @@ impl Backward {
             && (!self.shape.stages_gradients() || gradients())
     }
 
-    /// `begin` is where the parts of the scratch count from.
+    /// `begin` is where the layout of the scratch counts from.
     pub(crate) fn run(&self, device: &Cuda, args: Attention, begin: u64) -> Result<(), CudaError> {
         let driver = device.context().driver;
         let Operands { q, kv, group, .. } = &self.operands;
-        let parts = self.scratch_parts();
+        let layout = self.scratch_layout();
         let lists = self.lists.view().address();
         let args = Attention {
             stats: begin,
-            turns: begin + parts.turns as u64,
-            dq_sum: begin + parts.dq_sum as u64,
-            parts: begin + parts.parts as u64,
+            turns: begin + layout.turns as u64,
+            dq_sum: begin + layout.dq_sum as u64,
+            parts: begin + layout.parts as u64,
             turn_count: self.turn_count() as i32,
             tile_rows: self.shape.rows as i32,
             ..args
@@ -205,16 +205,16 @@ impl Backward {
         device.launch(self.add_parts, blocks, ADD_PARTS_THREADS, 0, args)
     }
 
-    /// The parts of a backward scratch, which begins with the stats.
-    pub(crate) fn scratch_parts(&self) -> ScratchParts {
+    /// What a backward scratch holds; it begins with the stats.
+    pub(crate) fn scratch_layout(&self) -> ScratchLayout {
         let numbers = self.numbers();
         let f32s = |each: usize| numbers * each * size_of::<f32>();
-        let turns = f32s(self.shape.stats_len()).next_multiple_of(PART);
-        let dq_sum = (turns + self.turn_count() * size_of::<u32>()).next_multiple_of(PART);
-        let parts = (dq_sum + f32s(self.shape.dq_sum_len())).next_multiple_of(PART);
+        let turns = f32s(self.shape.stats_len()).next_multiple_of(SCRATCH_ALIGNMENT);
+        let dq_sum = (turns + self.turn_count() * size_of::<u32>()).next_multiple_of(SCRATCH_ALIGNMENT);
+        let parts = (dq_sum + f32s(self.shape.dq_sum_len())).next_multiple_of(SCRATCH_ALIGNMENT);
         let Operands { kv, .. } = &self.operands;
         let of_part = 2 * kv.heads * self.shape.keys * kv.head_dim * size_of::<f32>();
-        ScratchParts { turns, dq_sum, parts, end: parts + self.parts * of_part }
+        ScratchLayout { turns, dq_sum, parts, end: parts + self.parts * of_part }
     }
 
     /// The ticket, and counters of query tiles and walks.

@@ -33,11 +33,6 @@ class Stage:
         self.stage = (self.stage + 1) % self.count
         self.parity ^= self.stage == 0
 
-    def copy(self):
-        copy = Stage(self.count)
-        copy.stage, copy.parity = self.stage, self.parity
-        return copy
-
     def before(self):
         before = Stage(self.count)
         before.stage = (self.stage or self.count) - 1

@@ -102,11 +102,12 @@ class Cut:
         return [begin, *inner, end]
 
     def order(self, walk, begin):
+        """Of pieces; of equal ones the last query tiles come first."""
         if not self.part:
-            return ()
+            return (walk,)
         part = begin // self.part
         if not self.few:
-            return (-part,)
+            return -part, walk
         return -(part // self.band), walk if self.apart else walk - part
 
 
@@ -128,9 +129,9 @@ def pieces_of(tiles, cut, walks, parts):
             if not cut.part:
                 turn = 0, 0, 0, -1
             more = *masks, int(from_zero or bool(cut.part)), number, walks + i, *turn
-            pieces.append((cut.order(i, a), i, -a, (b - a, *tile[1:7], a, b, *more)))
+            pieces.append((cut.order(i, a), -a, (b - a, *tile[1:7], a, b, *more)))
         parts += left
-    pieces = [p[3] for p in sorted(pieces)]
+    pieces = [p[2] for p in sorted(pieces)]
     # A piece weighs at least as much as those behind it: sorting by weight keeps them behind it.
     for i in reversed(range(len(pieces) - 1)):
         pieces[i] = (max(pieces[i][0], pieces[i + 1][0]), *pieces[i][1:])

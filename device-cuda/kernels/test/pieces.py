@@ -17,7 +17,7 @@ class Piece:
         self.walk, self.before, self.after, self.adds, self.tiles = walk, before, after, adds, tiles
 
 
-def cut(walk, name, length, order):
+def cut(walk, name, length, order, band):
     """The parts of a walk, cut where `length` divides the number of a query tile, and by what they are sorted."""
     parts = []
     for name_, turn, last in walk:
@@ -32,16 +32,29 @@ def cut(walk, name, length, order):
     for i, part in enumerate(parts):
         adds = i < adding
         piece = Piece(name, i if adds else 0, adding - 1 - i if adds else 0, adds, part)
-        at = -(part[0].name[1] // length) if length else 0
-        place = {"windowed": at, "diagonals": at + name[2], "apart": 0}[order]
-        pieces.append((place, name[2], i, piece))
+        number = part[0].name[1] // length if length else 0
+        place = {"windowed": (-number, name[2]), "apart": (-(number // band), name[2]),
+                 "diagonals": (-(number // band), name[2] - number)}[order]
+        pieces.append((place, i, name[2], piece))
     return pieces
+
+
+def longest_first(pieces, last):
+    """The last pieces of all by their weights, each at least as heavy as its document's behind it."""
+    tail = pieces[len(pieces) - last:]
+    weights, heaviest = [], {}
+    for document, piece in reversed(tail):
+        heaviest[document] = max(heaviest.get(document, 0), len(piece.tiles))
+        weights.insert(0, heaviest[document])
+    order = sorted(range(len(tail)), key=lambda i: -weights[i])
+    return [*pieces[:len(pieces) - last], *(tail[i] for i in order)]
 
 
 def random_pieces(rng):
     """Documents' pieces in their order, each with the query tiles that it walks, last to first."""
     per_key_tile = rng.choice([1, 2, 3, 8])
     length, order = rng.choice([0, 0, 1, 2, 3, 5]), rng.choice(["windowed", "diagonals", "apart"])
+    band = rng.choice([1, 2, 100])
     documents = []
     for document in range(rng.randint(1, 6)):
         first = rng.choice([0, 0, rng.randint(0, 5 * per_key_tile)])
@@ -52,10 +65,24 @@ def random_pieces(rng):
         for j in range((end - 1) // per_key_tile + 1):
             walk = [((document, t), j - low(t), t // per_key_tile == j)
                     for t in range(end - 1, first - 1, -1) if low(t) <= j <= t // per_key_tile]
-            pieces += cut(walk, ("walk", document, j), length, order)
-        documents.append([piece for *_, piece in sorted(pieces, key=lambda x: x[:3])])
-    documents.sort(key=lambda pieces: -sum(len(piece.tiles) for piece in pieces))
-    return [piece for pieces in documents for piece in pieces]
+            pieces += cut(walk, ("walk", document, j), length, order, band)
+        documents.append([(document, piece) for *_, piece in sorted(pieces, key=lambda x: x[:3])])
+    documents.sort(key=lambda pieces: -sum(len(piece.tiles) for _, piece in pieces))
+    pieces = [piece for pieces in documents for piece in pieces]
+    return [piece for _, piece in longest_first(pieces, rng.randint(0, len(pieces)))]
+
+
+def visits(pieces, adders):
+    """What the counters say when all is done, `adders` having added a piece's dk and dv."""
+    counters = {}
+    for piece in pieces:
+        for tile in piece.tiles:
+            counters[tile.name] = counters.get(tile.name, 0) + 1
+        if piece.adds:
+            counters["added", piece.walk] = counters.get(("added", piece.walk), 0) + adders
+        if piece.after:
+            counters[piece.walk] = max(counters.get(piece.walk, 0), piece.before + 1)
+    return counters
 
 
 def put_gradient(block, piece, adders):

@@ -8,7 +8,7 @@ but at the barriers.
 """
 
 from barriers import Barrier, Stage, try_cases
-from pieces import put_gradient, run_blocks, take_piece
+from pieces import put_gradient, run_blocks, take_piece, visits
 
 STAGES, ADDERS, GROUPS, ROUNDS = 2, 3, 2, 2
 WARPS = 2  # of a warpgroup: what two must wait for, four must
@@ -262,16 +262,7 @@ class Block:
 
 def run(seed):
     pieces, turns = run_blocks(seed, Block)
-    visits = {}
-    for piece in pieces:
-        for tile in piece.tiles:
-            visits[tile.name] = visits.get(tile.name, 0) + 1
-        name = ("added", piece.walk)
-        if piece.adds:
-            visits[name] = visits.get(name, 0) + GROUPS * WARPS
-        if piece.after:
-            visits[piece.walk] = max(visits.get(piece.walk, 0), piece.before + 1)
-    assert turns == visits, "a tile was left out"
+    assert turns == visits(pieces, GROUPS * WARPS), "a tile was left out"
 
 
 try_cases("backward of shared keys", run)

@@ -1,7 +1,8 @@
 //! Walks cut into parts. Each sums up dk and dv of its own, from zero, and these are added to the store one after the
 //! other, so different blocks can work on a walk at the same time.
 
-use super::{Weighed, keep_in_order};
+use super::{Weighed, check, keep_in_order};
+use crate::CudaError;
 use crate::args::{KeyTile, PartSums};
 use crate::shape::WgmmaBackward;
 use core::cmp::Reverse;
@@ -25,16 +26,21 @@ pub(crate) fn part(attention: &Attention) -> Option<usize> {
     (heads < MANY_HEADS || windowed).then(|| (16 * (heads + 1)).min(64))
 }
 
-/// Cuts the walks of a step.
+/// Cuts the walks of a step, where they are cut.
 pub(crate) struct Parts {
-    /// Query tiles of a part.
-    part: Option<i32>,
-    order: Order,
-    /// Of a tile.
-    keys: i32,
+    cut: Option<Cut>,
     /// What is left for `add_parts`, and how many parts that is.
     pub(crate) sums: Vec<PartSums>,
     pub(crate) count: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Cut {
+    /// Query tiles of a part.
+    part: i32,
+    order: Order,
+    /// Keys of a tile.
+    keys: i32,
 }
 
 /// In which order blocks take a document's parts, and how these come to the store.
@@ -57,30 +63,37 @@ impl Parts {
         shape: &WgmmaBackward,
         walks: &[Vec<KeyTile>],
         blocks: usize,
-    ) -> Self {
+    ) -> Result<Self, CudaError> {
         let heads = attention.kv_heads();
         let part = part(attention).map(|part| part as i32);
-        let pieces: usize = walks.iter().flatten().map(|walk| bounds(walk, part).len() - 1).sum();
-        // q and dout in 16 bits, dq in 32.
-        let cached = CACHE / (shape.rows * shape.head_dim * 8 * heads);
-        let band = (cached as i32 / part.unwrap_or(1)).max(1);
-        let order = if heads >= MANY_HEADS {
-            Order::Windowed
-        } else if pieces * heads <= PIECES_APART * blocks {
-            Order::Apart { band }
-        } else {
-            Order::InTurn { band }
+        let count =
+            |walk: &KeyTile| part.map_or(1, |part| last_part(walk, part) - first_part(walk, part) + 1);
+        let pieces: usize = walks.iter().flatten().map(|walk| count(walk) as usize).sum();
+        let pieces = pieces.saturating_mul(heads);
+        check("parts of walks times kv_heads", pieces)?;
+        let order = |part: i32| {
+            // q and dout in 16 bits, dq in 32.
+            let cached = CACHE / (shape.rows * shape.head_dim * 8 * heads);
+            let band = (cached as i32 / part).max(1);
+            if heads >= MANY_HEADS {
+                Order::Windowed
+            } else if pieces <= PIECES_APART * blocks {
+                Order::Apart { band }
+            } else {
+                Order::InTurn { band }
+            }
         };
-        Self { part, order, keys: shape.keys as i32, sums: Vec::new(), count: 0 }
+        let cut = part.map(|part| Cut { part, order: order(part), keys: shape.keys as i32 });
+        Ok(Self { cut, sums: Vec::new(), count: 0 })
     }
 
     /// A document's walks or, where they are cut, their parts, in the order in which blocks take them: what waits for
     /// others is behind them.
     pub(crate) fn of_document(&mut self, walks: Vec<KeyTile>) -> Vec<Weighed<KeyTile>> {
         let mut pieces = walks;
-        if let Some(part) = self.part {
-            pieces = pieces.into_iter().flat_map(|walk| self.cut(walk)).collect();
-            pieces.sort_by_key(|piece| (self.place(piece, part), Reverse(piece.begin)));
+        if let Some(cut) = self.cut {
+            pieces = pieces.into_iter().flat_map(|walk| self.parts_of(walk, cut)).collect();
+            pieces.sort_by_key(|piece| (cut.place(piece), Reverse(piece.begin)));
         }
         let weigh = |piece: KeyTile| ((piece.end - piece.begin) as u64, piece);
         let mut pieces: Vec<_> = pieces.into_iter().map(weigh).collect();
@@ -88,28 +101,26 @@ impl Parts {
         pieces
     }
 
-    fn place(&self, piece: &KeyTile, part: i32) -> (Reverse<i32>, i32) {
-        let (key_tile, part) = (piece.key / self.keys, piece.begin.div_euclid(part));
-        match self.order {
-            Order::Windowed => (Reverse(part), key_tile),
-            Order::Apart { band } => (Reverse(part.div_euclid(band)), key_tile),
-            Order::InTurn { band } => (Reverse(part.div_euclid(band)), key_tile - part),
-        }
-    }
-
-    /// A walk's parts, the last query tiles first.
-    fn cut(&mut self, walk: KeyTile) -> Vec<KeyTile> {
-        let bounds = bounds(&walk, self.part);
-        let count = bounds.len() - 1;
-        let left = if matches!(self.order, Order::Apart { .. }) { count - 1 } else { 0 };
+    /// A walk's parts, the last query tiles first: cut where `part` divides the number of a query tile, so that those of
+    /// all key tiles of a document are cut alike.
+    fn parts_of(&mut self, walk: KeyTile, cut: Cut) -> impl Iterator<Item = KeyTile> + use<> {
+        let (first, last) = (first_part(&walk, cut.part), last_part(&walk, cut.part));
+        // How many add their sums themselves: they come before those who leave them.
+        let adding = if matches!(cut.order, Order::Apart { .. }) { 1 } else { last - first + 1 };
+        let left = last - first + 1 - adding;
+        let first_left = self.count as i32;
         if left > 0 {
-            let (first, count) = (self.count as i32, left as i32);
-            self.sums.push(PartSums { key_row: walk.key_row, keys: walk.keys, first, count });
-            self.count += left;
+            self.sums.push(PartSums {
+                key_row: walk.key_row,
+                keys: walk.keys,
+                first: first_left,
+                count: left,
+            });
+            self.count += left as usize;
         }
-        let adding = count - left;
-        let cut = |(before, range): (usize, &[i32])| {
-            let &[begin, end] = range else { unreachable!("windows of two") };
+        (first..=last).rev().zip(0..).map(move |(part, before)| {
+            let begin = walk.begin.max(part * cut.part);
+            let end = walk.end.min((part + 1) * cut.part);
             let adds = before < adding;
             KeyTile {
                 begin,
@@ -117,22 +128,30 @@ impl Parts {
                 seen_begin: walk.seen_begin.map(|tile| tile.clamp(begin, end)),
                 from_zero: 1,
                 adds: adds.into(),
-                before: if adds { before as i32 } else { 0 },
-                after: if adds { (adding - 1 - before) as i32 } else { 0 },
-                part: if adds { -1 } else { (self.count - left + before - adding) as i32 },
+                before: if adds { before } else { 0 },
+                after: if adds { adding - 1 - before } else { 0 },
+                part: if adds { -1 } else { first_left + before - adding },
                 ..walk
             }
-        };
-        bounds.windows(2).rev().enumerate().map(cut).collect()
+        })
     }
 }
 
-/// Where a walk's parts begin, ascending, and where the last one ends: cut where `part` divides the number of a query
-/// tile, so that those of all key tiles of a document are cut alike.
-fn bounds(walk: &KeyTile, part: Option<i32>) -> Vec<i32> {
-    let inner = part.into_iter().flat_map(|part| {
-        let first = (walk.begin.div_euclid(part) + 1) * part;
-        (first..walk.end).step_by(part as usize)
-    });
-    [walk.begin].into_iter().chain(inner).chain([walk.end]).collect()
+impl Cut {
+    fn place(&self, piece: &KeyTile) -> (Reverse<i32>, i32) {
+        let (key_tile, part) = (piece.key / self.keys, first_part(piece, self.part));
+        match self.order {
+            Order::Windowed => (Reverse(part), key_tile),
+            Order::Apart { band } => (Reverse(part.div_euclid(band)), key_tile),
+            Order::InTurn { band } => (Reverse(part.div_euclid(band)), key_tile - part),
+        }
+    }
+}
+
+fn first_part(walk: &KeyTile, part: i32) -> i32 {
+    walk.begin.div_euclid(part)
+}
+
+fn last_part(walk: &KeyTile, part: i32) -> i32 {
+    (walk.end - 1).div_euclid(part)
 }

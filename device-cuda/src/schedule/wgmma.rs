@@ -66,13 +66,11 @@ impl Backward {
         let mut lists = Lists::new(problem, shape);
         each_segment(problem, |segment| lists.add(segment));
         let Lists { walks, walk_count, stats, .. } = lists;
-        let mut parts = Parts::new(problem.attention(), shape, &walks, blocks);
-        let documents: Vec<_> = walks.into_iter().map(|walks| parts.of_document(walks)).collect();
         let counters = stats.len() + walk_count;
         // A ticket counter is before those.
-        let tiles = documents.iter().map(Vec::len).sum::<usize>().max(counters);
-        check("tiles times kv_heads", tiles.saturating_mul(heads).saturating_add(1))?;
-        check("rows of parts times kv_heads", parts.sums.len().saturating_mul(heads * shape.keys))?;
+        check("tiles times kv_heads", counters.saturating_mul(heads).saturating_add(1))?;
+        let mut parts = Parts::new(problem.attention(), shape, &walks, blocks)?;
+        let documents: Vec<_> = walks.into_iter().map(|walks| parts.of_document(walks)).collect();
         let mut keys = in_order(documents, (2 * blocks).div_ceil(heads));
         keys.iter_mut().for_each(|tile| tile.walk += stats.len() as i32);
         Ok(Self { keys, sums: parts.sums, parts: parts.count, counters, stats })

@@ -9,6 +9,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("hopper_takes_its_own_kernels", hopper_takes_its_own_kernels),
     ("small_heads_have_their_gradients_brought", small_heads_have_their_gradients_brought),
     ("few_heads_have_their_walks_cut", few_heads_have_their_walks_cut),
+    ("many_parts_add_their_sums_in_turn", many_parts_add_their_sums_in_turn),
     ("blocks_are_no_more_than_the_work", blocks_are_no_more_than_the_work),
     ("other_devices_and_calls_take_the_others", other_devices_and_calls_take_the_others),
     ("large_heads_take_smaller_tiles", large_heads_take_smaller_tiles),
@@ -19,8 +20,11 @@ const ATTENTION: usize = 320;
 const MAP: usize = 128;
 
 /// Where in the argument block of an attention kernel.
-const TILE_COUNT: usize = 256;
 const STATS: usize = 216;
+const PARTS: usize = 240;
+const TILES: usize = 248;
+const TILE_COUNT: usize = 256;
+const TILE_ROWS: usize = 300;
 
 fn packed(ordinal: usize, attention: Attention, lengths: &[u32]) -> Packed {
     let device = Cuda::new(ordinal).expect("pretended");
@@ -83,8 +87,24 @@ fn few_heads_have_their_walks_cut() {
     let left = parts.filter(|parts| *parts > 1).count();
     assert_eq!(add_parts.kernel(), ("add_parts", "sm_90a"));
     assert_eq!((add_parts.blocks, add_parts.threads, add_parts.shared), (8 * left as u32, 256, 0));
-    assert_eq!(add_parts.word(TILE_COUNT), left as i32);
+    assert_eq!((add_parts.word(TILE_COUNT), add_parts.word(TILE_ROWS)), (left as i32, 128));
     assert!(add_parts.begins_early());
+    // Behind 272 tiles of keys and 500 of queries.
+    assert_eq!(add_parts.long(TILES) - backward.long(TILES), 272 * 96 + 500 * 24);
+    // Stats, the ticket and 532 counters, and dq of the 500; then dk and dv of all parts but the first of each walk.
+    let before = (500 * 128 * 4 + 533 * 4_u64).next_multiple_of(256) + 500 * 64 * 128 * 4;
+    assert_eq!([&backward, &add_parts].map(|launch| launch.long(PARTS) - launch.long(STATS)), [before; 2]);
+    assert_eq!(packed.scratch_bytes() as u64, before + (272 - 32) * 2 * 128 * 128 * 4 + 255);
+}
+
+/// Where there are many parts, as where heads are many, they add their sums themselves.
+fn many_parts_add_their_sums_in_turn() {
+    let windowed = Attention::new(32, 8, 128).and_then(|attention| attention.with_window(700));
+    for (attention, tokens) in [(Attention::new(8, 1, 128), 12_800), (windowed, 4000)] {
+        let packed = packed(HOPPER, attention.expect("legal"), &[tokens]);
+        let names = packed.launches().iter().map(|launch| launch.kernel().0.to_owned()).collect::<Vec<_>>();
+        assert_eq!(names, ["forward", "prepare", "backward"]);
+    }
 }
 
 fn blocks_are_no_more_than_the_work() {

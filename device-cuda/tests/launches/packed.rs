@@ -101,6 +101,13 @@ impl Packed {
         dense.with_row_stride(dense.row_stride() + self.padding)
     }
 
+    pub(crate) fn scratch_bytes(&self) -> usize {
+        let plan = Plan::new(&self.lengths, self.rows()).expect("plan");
+        let step = plan.steps().next().expect("one step");
+        let problem = Problem::of::<bf16>(self.attention, step).expect("problem");
+        self.device.scratch_bytes(&self.device.prepare(&problem).expect("prepared"), Pass::Backward)
+    }
+
     /// What [`run`](Self::run) launches.
     pub(crate) fn launches(&self) -> Vec<Launch> {
         launches();
