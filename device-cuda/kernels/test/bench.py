@@ -15,7 +15,7 @@ import torch
 
 import driver
 import driver_sm90
-from driver import NO_WINDOW, step_documents
+from documents import NO_WINDOW, step_documents
 
 if torch.cuda.get_device_capability() == (9, 0) and "--sm80" not in sys.argv:
     driver = driver_sm90

@@ -13,7 +13,8 @@ import torch
 
 import driver
 import driver_sm90
-from driver import NO_WINDOW, step_documents, visible, zeroed_rows
+import lists_sm90
+from documents import NO_WINDOW, step_documents, visible, zeroed_rows
 
 if torch.cuda.get_device_capability() == (9, 0) and "--sm80" not in sys.argv:
     driver = driver_sm90
@@ -125,7 +126,7 @@ def case(dtype, head_dim, heads, kv_heads, documents, causal=True, window=NO_WIN
     call = Call(schedule, q, k, v, out, lse, scale, softcap)
     call.forward()
     dk, dv = dkv[:, :kv_heads], dkv[:, kv_heads:]
-    cut = driver_sm90.part_of(kv_heads, window)  # parts add to what is there
+    cut = lists_sm90.part_of(kv_heads, window)  # parts add to what is there
     if zeroed and not cut and getattr(call, "hopper", lambda *_: False)(dout, dq, dk, dv):
         for _, queries, row, keys in documents:  # what is promised to hold zeros is not read
             low = visible(keys - queries, keys, causal, window)[0]
@@ -206,7 +207,7 @@ def invariants(dtype, head_dim, heads, kv_heads, window):
     schedule_for = lambda documents, zeroed: Schedule(documents, heads, kv_heads, True, window, shape, zeroed)
     grain = 1 if not shape.mma else shape.rows // math.gcd(shape.rows, group)
     if getattr(shape, "hopper", False):
-        grain = shape.b_rows // group * (driver_sm90.part_of(kv_heads, window) or 1)
+        grain = shape.b_rows // group * (lists_sm90.part_of(kv_heads, window) or 1)
     name = f"invariants {dtype} d={head_dim} h={heads}/{kv_heads} window={window}"
     lengths, tokens = [700, 30, 0, 1, 333, 900], 2000
     data = [torch.randn(tokens, h, head_dim, device="cuda").to(dtype)
@@ -240,11 +241,11 @@ def invariants(dtype, head_dim, heads, kv_heads, window):
 @contextlib.contextmanager
 def parts_in_turn():
     """Schedules made here have no parts that are worked on apart, as where there are too many for that."""
-    apart, driver_sm90.PIECES_APART = driver_sm90.PIECES_APART, 0
+    apart, lists_sm90.PIECES_APART = lists_sm90.PIECES_APART, 0
     try:
         yield
     finally:
-        driver_sm90.PIECES_APART = apart
+        lists_sm90.PIECES_APART = apart
 
 
 def repeats(lengths, heads, kv_heads, window, count, head_dim=128):

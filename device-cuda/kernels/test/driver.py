@@ -6,7 +6,6 @@ block and the tile lists repeat kernels/args.cuh and src/schedule/.
 
 import ctypes
 import functools
-import itertools
 import math
 import os
 import pathlib
@@ -14,9 +13,10 @@ import struct
 
 import torch
 
+from documents import visible
+
 PTX = pathlib.Path(os.environ.get("MICROSEQ_PTX", pathlib.Path(__file__).resolve().parents[2] / "ptx"))
 CUDA = ctypes.CDLL("libcuda.so.1")
-NO_WINDOW = 2**31 - 1
 NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 
 
@@ -77,10 +77,6 @@ class Shape:
         self.rows, self.keys, stages = {64: (128, 128, 2), 128: (64, 128, 2), 256: (64, 64, 1)}[d]
         self.shared = (4 * self.keys * d + 4 * self.rows * self.keys
                        + stages * (4 * self.rows * d + 8 * self.rows))
-
-
-def visible(position, keys, causal, window):
-    return max(max(position, 0) - window + 1, 0), min(position + 1, keys) if causal else keys
 
 
 def tile_list(tiles):
@@ -199,29 +195,3 @@ class Call:
                    rows)
             launch(f"backward_dkv_fma_{shape.name}", "backward_dkv", s.key_count * kv_heads, 256,
                    keys)
-
-
-def step_documents(lengths, begin, end):
-    """The documents of a step, cut as the plan cuts them, and the step's window [first, end)."""
-    bounds = [0]
-    for n in lengths:
-        bounds.append(bounds[-1] + n)
-    touching = [(a, b) for a, b in zip(bounds, bounds[1:]) if min(b, end) > max(a, begin)]
-    first = touching[0][0] if touching else begin
-    documents = []
-    row = 0
-    for a, b in touching:
-        q0, q1 = max(a, begin), min(b, end)
-        documents.append((q0 - begin, q1 - q0, a - first, q1 - a))
-        row = q1 - begin
-    if row < end - begin:
-        documents.append((row, end - begin - row, 0, 0))
-    return documents, first
-
-
-def zeroed_rows(lengths, begin, end):
-    """Rows of a step's window that no later step adds to."""
-    documents, _ = step_documents(lengths, begin, end)
-    goes_on = end not in itertools.accumulate(lengths, initial=0) and end < sum(lengths)
-    rows = max((key_row + k for _, _, key_row, k in documents), default=0)
-    return documents[-1][2] if goes_on else rows
