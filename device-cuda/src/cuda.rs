@@ -226,7 +226,7 @@ impl Device for Cuda {
             return Err(ShapeError::Scratch { expected, given }.into());
         }
         let _current = self.stream.context().enter()?;
-        let parts = prepared.scratch_layout();
+        let layout = prepared.scratch_layout();
         let begin = Prepared::scratch_begin(scratch.address());
         let elements = [
             operands.q.layout(),
@@ -257,8 +257,8 @@ impl Device for Cuda {
         }
         let args = Attention {
             stats: begin,
-            turns: begin + parts.turns as u64,
-            dq_sum: begin + parts.dq_sum as u64,
+            turns: begin + layout.turns as u64,
+            dq_sum: begin + layout.dq_sum as u64,
             ..args
         };
         let heads = prepared.problem.kv_heads;

@@ -6,7 +6,7 @@ use microseq_core::{
     Attention, Backward, Device, Forward, KvMut, KvRef, Layout, Pass, Plan, Problem, RowsMut, RowsRef,
     Scalar, bf16,
 };
-use microseq_cuda::{Buffer, Cuda, CudaError, DeviceMemory};
+use microseq_cuda::{Buffer, Cuda, CudaError, DeviceMemory, Prepared};
 
 /// Pretended GPUs: gpu.c numbers them so.
 pub(crate) const AMPERE: usize = 0;
@@ -102,10 +102,14 @@ impl Packed {
     }
 
     pub(crate) fn scratch_bytes(&self) -> usize {
+        self.device.scratch_bytes(&self.prepared().expect("nothing fails"), Pass::Backward)
+    }
+
+    fn prepared(&self) -> Result<Prepared, CudaError> {
         let plan = Plan::new(&self.lengths, self.rows()).expect("plan");
         let step = plan.steps().next().expect("one step");
         let problem = Problem::of::<bf16>(self.attention, step).expect("problem");
-        self.device.scratch_bytes(&self.device.prepare(&problem).expect("prepared"), Pass::Backward)
+        self.device.prepare(&problem)
     }
 
     /// What [`run`](Self::run) launches.
@@ -118,10 +122,7 @@ impl Packed {
     /// One forward pass and one backward pass over all rows.
     pub(crate) fn run(&self) -> Result<(), CudaError> {
         let rows = self.rows();
-        let plan = Plan::new(&self.lengths, rows).expect("plan");
-        let step = plan.steps().next().expect("one step");
-        let problem = Problem::of::<bf16>(self.attention, step).expect("problem");
-        let prepared = self.device.prepare(&problem)?;
+        let prepared = self.prepared()?;
         let stream = self.device.stream();
         let (q, kv) = (self.layout(self.attention.heads()), self.layout(2 * self.attention.kv_heads()));
         let lse = Layout::lse(self.attention.heads(), rows);
