@@ -33,7 +33,7 @@ static_assert(sizeof(Tile) == 24, "src/args.rs has the same size");
 // A tile of a document's keys and the query tiles that see some of it, for backward_wgmma, whose query
 // tiles are whole tokens: tile `t` holds the queries at positions [t * tokens, (t + 1) * tokens). The walk
 // over these query tiles may be cut into several parts, from the last to the first; each then makes sums of its
-// own, which are added to the store one after the other: by the parts, in turn, or later, by `add_parts`.
+// own, which are added to the store one after the other.
 struct KeyTile {
     i32 key_row;                 // the first key's row in k, v, dk, dv
     i32 keys;                    // of the document from there on; may be more than a tile has
@@ -46,22 +46,18 @@ struct KeyTile {
     i32 whole_begin[2];          // by half of the keys: the query tiles of which every query...
     i32 whole_end[2];            // ... sees all of the half
     i32 seen_begin[2];           // likewise: query tiles before it see none of the half
-    i32 from_zero;               // 1 where the sums dk and dv begin with 0, else with what the store holds
+    i32 sums;                    // how the sums dk and dv begin, and how they come to the store
     i32 number;                  // of tile 0 among the query tiles of the step; may be below 0
     i32 walk;                    // number of the walk's counter in `turns`
     i32 before, after;           // how many parts of the walk add theirs before and after this one
-    i32 adds;                    // 1 where the sums are added to what the store holds
-    i32 part;                    // where they are left for `add_parts` instead: their number in `parts`, or -1
 };
-static_assert(sizeof(KeyTile) == 96, "src/args.rs has the same size");
+static_assert(sizeof(KeyTile) == 88, "src/args.rs has the same size");
 
-// The parts of a walk that left their sums in `parts`, one behind the other.
-struct PartSums {
-    i32 key_row;       // as of the walk's KeyTile
-    i32 keys;          // likewise
-    i32 first, count;  // the parts, in the order in which they are added
+enum DkvSums : i32 {
+    CONTINUED,  // they go on with what the store holds
+    FROM_ZERO,  // they begin with 0 and take the place of what the store holds, which is 0 too
+    ADDED,      // they begin with 0 and are added to what the store holds
 };
-static_assert(sizeof(PartSums) == 16, "src/args.rs has the same size");
 
 // Arguments of every attention kernel; each kernel's head comment says which fields it reads.
 struct Attention {
@@ -70,8 +66,7 @@ struct Attention {
     u64 stats;   // Stats [heads][rows], scratch from `prepare`
     u64 dq_sum;  // f32, scratch: running sums of dq, one block per query tile
     u64 turns;   // u32, scratch: a ticket counter, then one count per query tile and, for 9.0, per walk
-    u64 parts;   // f32, scratch: dk and dv of parts of walks, [part][kv_heads][2][keys of a tile][head_dim]
-    u64 tiles;   // Tile, KeyTile or PartSums [tile_count], in the order in which to begin them
+    u64 tiles;   // Tile or KeyTile [tile_count], in the order in which to begin them
     i32 tile_count;
     i32 turn_count;  // entries of `turns` that `prepare` sets to zero
     i32 rows;        // row stride of `stats` between heads
@@ -83,9 +78,9 @@ struct Attention {
     i32 aligned;     // 1 if every 16-bit view may be read 16 bytes at a time
     f32 scale;
     f32 softcap;     // 0 for none
-    i32 tile_rows;   // query rows per query tile, for `prepare`; keys per tile, for `add_parts`
+    i32 tile_rows;   // query rows per query tile, for `prepare`
 };
-static_assert(sizeof(Attention) == 304, "src/args.rs has the same size");
+static_assert(sizeof(Attention) == 296, "src/args.rs has the same size");
 
 // What the backward needs to know of a query row besides its vectors.
 struct Stats {

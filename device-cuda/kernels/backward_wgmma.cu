@@ -11,8 +11,8 @@
 // (own_keys.cuh); with larger heads they share 64, one makes p and dv, one ds and dk (share_keys.cuh). s, p,
 // dp, ds and the sums dk, dv are in registers; dk, dv start as what the store holds and go back there at the
 // end, so steps of a sequence run one after the other continue one sum. Zeros that the host knows of are not read
-// there. Where walks are cut into parts (KeyTile), sums start with zero, and are added to the store in turn or left for
-// `add_parts`. ds also goes to shared memory, where each of the two multiplies all of it with half of k's columns, a
+// there. Where walks are cut into parts (KeyTile), sums start with zero, and are added to the store in
+// turn. ds also goes to shared memory, where each of the two multiplies all of it with half of k's columns, a
 // tile or two later. Other warps bring the tiles and take the turns (serve.cuh). README.md draws the pipelines.
 //
 // dq of a query tile is a sum over key tiles, that is over blocks. They add in turn, ascending
@@ -22,7 +22,7 @@
 //
 // Reads q, k, v, dout, stats (tensor maps), tiles (key tiles), turns (set to zero by `prepare_wgmma`).
 // Writes dq (=) of every row that some key is visible to (`prepare_wgmma` writes the others), dk (+=),
-// dv (+=), parts (=).
+// dv (+=).
 #if HEAD_DIM <= 128
 #include "own_keys.cuh"
 #else

@@ -35,12 +35,6 @@ __device__ inline E* at(const View& view, i32 row, i32 head) {
     return reinterpret_cast<E*>(view.data) + row * view.row_stride + head * view.head_stride;
 }
 
-// Where dk (`gradient` 0) or dv (1) of a K/V head begins among the parts that `add_parts` adds to the store.
-__device__ inline f32* part_rows(const Attention& args, i32 part, i32 kv_head, i32 gradient, i32 keys) {
-    const i64 at = (i64(part) * args.kv_heads + kv_head) * 2 + gradient;
-    return reinterpret_cast<f32*>(args.parts) + at * (keys * args.head_dim);
-}
-
 // Turns -0 into +0: a sum that also met masked terms (exact zeros) must not differ in the sign of
 // a zero from one that did not.
 __device__ inline f32 canonical(f32 x) { return x + 0.f; }

@@ -95,7 +95,7 @@ __device__ inline void take_gradient(Sum& sum, u32 room, const Piece& piece, i32
     each_four(sum, piece.held(), key0, head_dim, lane, begin_of, take);
 }
 
-// To where the piece's sums go.
+// To the store.
 __device__ inline void put_gradient(Sum& sum, Gradient gradient, const Piece& piece, i32 key0, i32 head_dim) {
     const Lane lane;  // anew: what the compiler derives of it needs no registers before
     const auto begin_of = [&](i32 key, i32 column) { return piece.row(gradient, key) + column; };
@@ -107,7 +107,7 @@ __device__ inline void put_gradient(Sum& sum, Gradient gradient, const Piece& pi
         if (exists) red_add_f32x4(begin + behind, x[0], x[1], x[2], x[3]);
     };
     as_rows(sum, lane);
-    if (uniform(piece.adds())) {
+    if (uniform(piece.sums() == ADDED)) {
         each_four(sum, piece.keys(), key0, head_dim, lane, begin_of, add);
     } else {
         each_four(sum, piece.keys(), key0, head_dim, lane, begin_of, put);

@@ -42,9 +42,7 @@ struct Piece {
     FIELD(last_end)
     FIELD(before)
     FIELD(after)
-    FIELD(adds)
-    FIELD(part)
-    FIELD(from_zero)
+    FIELD(sums)
 #undef FIELD
     __device__ i32 kv_head() const { return word(KV_HEAD); }
     __device__ bool exists() const { return kv_head() >= 0; }
@@ -62,7 +60,7 @@ struct Piece {
     __device__ i32 seen_begin(i32 half) const { return word(offsetof(KeyTile, seen_begin) + 4 * half); }
 
     // Those whose sums begin with what the store holds.
-    __device__ i32 held() const { return from_zero() ? 0 : keys(); }
+    __device__ i32 held() const { return sums() == CONTINUED ? keys() : 0; }
 
     // How many parts of the walk have added their dk and dv to the store.
     __device__ u32* walked(const Attention& args) const {

@@ -105,17 +105,15 @@ struct Loader {
         release(here);
     }
 
-    // In the store, or among the parts that `add_parts` will add to it.
+    // In the store.
     __device__ void say_where_rows_begin(const Piece& piece, i32 gradient) {
         if (gradient > DV) return;
         const Attention& attention = args.attention;
-        const View& store = gradient == DK ? attention.dk : attention.dv;
-        const i32 part = piece.part(), head = piece.kv_head();
-        const f32* rows = part < 0 ? at<f32>(store, piece.key_row(), head)
-                                   : part_rows(attention, part, head, gradient, KEYS);
+        const View store = gradient == DK ? attention.dk : attention.dv;
+        const f32* rows = at<f32>(store, piece.key_row(), piece.kv_head());
         const u32 to = piece.at + Piece::GRADIENTS + gradient * Piece::GRADIENT_BYTES;
         st_shared_u64(to, reinterpret_cast<u64>(rows));
-        st_shared_u64(to + 8, part < 0 ? store.row_stride : attention.head_dim);
+        st_shared_u64(to + 8, store.row_stride);
     }
 
     // The next piece, with its k where that has room beside this one's, or the news that there is none.

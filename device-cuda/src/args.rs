@@ -46,26 +46,24 @@ pub(crate) struct KeyTile {
     pub(crate) whole_begin: [i32; 2],
     pub(crate) whole_end: [i32; 2],
     pub(crate) seen_begin: [i32; 2],
-    pub(crate) from_zero: i32,
+    pub(crate) sums: i32,
     pub(crate) number: i32,
     pub(crate) walk: i32,
     pub(crate) before: i32,
     pub(crate) after: i32,
-    pub(crate) adds: i32,
-    pub(crate) part: i32,
 }
-const _: () = assert!(size_of::<KeyTile>() == 96);
+const _: () = assert!(size_of::<KeyTile>() == 88);
 
-/// The parts of a walk that left their sums behind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub(crate) struct PartSums {
-    pub(crate) key_row: i32,
-    pub(crate) keys: i32,
-    pub(crate) first: i32,
-    pub(crate) count: i32,
+/// How the sums dk and dv of a `KeyTile` begin, and how they come to the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DkvSums {
+    /// They go on with what the store holds.
+    Continued = 0,
+    /// They begin with zero and take the place of what the store holds, which is zero too.
+    FromZero = 1,
+    /// They begin with zero and are added to what the store holds.
+    Added = 2,
 }
-const _: () = assert!(size_of::<PartSums>() == 16);
 
 /// Arguments of every attention kernel.
 #[derive(Clone, Copy, Debug, Default)]
@@ -83,7 +81,6 @@ pub(crate) struct Attention {
     pub(crate) stats: u64,
     pub(crate) dq_sum: u64,
     pub(crate) turns: u64,
-    pub(crate) parts: u64,
     pub(crate) tiles: u64,
     pub(crate) tile_count: i32,
     pub(crate) turn_count: i32,
@@ -98,7 +95,7 @@ pub(crate) struct Attention {
     pub(crate) softcap: f32,
     pub(crate) tile_rows: i32,
 }
-const _: () = assert!(size_of::<Attention>() == 304);
+const _: () = assert!(size_of::<Attention>() == 296);
 
 /// Bytes of `Stats`, what the backward keeps of a query row.
 pub(crate) const STATS_BYTES: usize = 8;

@@ -54,7 +54,6 @@ sources! {
     "backward_wgmma_bf16_256"
     "prepare_wgmma_f16"
     "prepare_wgmma_bf16"
-    "add_parts_wgmma_f32"
     "forward_fma_f32"
     "forward_fma_f16"
     "forward_fma_bf16"

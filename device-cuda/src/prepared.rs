@@ -1,7 +1,7 @@
 //! A problem's metadata on the device, shared by all layers and both passes.
 
 use crate::CudaError;
-use crate::args::{Attention, KeyTile, PartSums, STATS_BYTES, Tile};
+use crate::args::{Attention, KeyTile, STATS_BYTES, Tile};
 use crate::memory::Buffer;
 use crate::module::Kernel;
 use crate::schedule::Schedule;
@@ -49,7 +49,6 @@ pub(crate) enum Backward {
 pub(crate) struct ScratchLayout {
     pub(crate) turns: usize,
     pub(crate) dq_sum: usize,
-    pub(crate) parts: usize,
     pub(crate) end: usize,
 }
 
@@ -110,7 +109,7 @@ impl Prepared {
         let turns = stats.next_multiple_of(SCRATCH_ALIGNMENT);
         let dq_sum = (turns + (1 + self.turns) * size_of::<u32>()).next_multiple_of(SCRATCH_ALIGNMENT);
         let end = dq_sum + self.turns * self.shape.dq_sum_len() * size_of::<f32>();
-        ScratchLayout { turns, dq_sum, parts: end, end }
+        ScratchLayout { turns, dq_sum, end }
     }
 
     /// Bytes of a backward scratch of any alignment.
@@ -159,24 +158,19 @@ pub(crate) fn bytes_of(tile: Tile) -> impl Iterator<Item = u8> {
     [query_row, queries, key_row, keys, begin, first_turn].into_iter().flat_map(i32::to_ne_bytes)
 }
 
-pub(crate) fn bytes_of_sums(sums: PartSums) -> impl Iterator<Item = u8> {
-    let PartSums { key_row, keys, first, count } = sums;
-    [key_row, keys, first, count].into_iter().flat_map(i32::to_ne_bytes)
-}
-
 pub(crate) fn bytes_of_key_tile(tile: KeyTile) -> impl Iterator<Item = u8> {
     // Every field by name, so that none is forgotten.
     #[rustfmt::skip]
     let KeyTile {
         key_row, keys, key, position_row, row_begin, row_end, begin, end, first_begin, first_end, last_end,
-        whole_begin, whole_end, seen_begin, from_zero, number, walk, before, after, adds, part,
+        whole_begin, whole_end, seen_begin, sums, number, walk, before, after,
     } = tile;
     [key_row, keys, key, position_row, row_begin, row_end, begin, end, first_begin, first_end, last_end]
         .into_iter()
         .chain(whole_begin)
         .chain(whole_end)
         .chain(seen_begin)
-        .chain([from_zero, number, walk, before, after, adds, part])
+        .chain([sums, number, walk, before, after])
         .flat_map(i32::to_ne_bytes)
 }
 
@@ -202,8 +196,8 @@ mod tests {
             };
         }
         let tile = words! {
-            key_row keys key position_row row_begin row_end begin end first_begin first_end last_end from_zero
-            number walk before after adds part
+            key_row keys key position_row row_begin row_end begin end first_begin first_end last_end sums number
+            walk before after
         };
         let expected: Vec<u8> = (0..size_of::<KeyTile>() as i32 / 4).flat_map(i32::to_ne_bytes).collect();
         assert_eq!(bytes_of_key_tile(tile).collect::<Vec<_>>(), expected);

@@ -6,10 +6,9 @@ use crate::args::{Attention, BackwardWgmma, ForwardWgmma, KeyTile, TensorMap, Ti
 use crate::cuda::Cuda;
 use crate::memory::Buffer;
 use crate::module::Kernel;
-use crate::prepared::{SCRATCH_ALIGNMENT, ScratchLayout, bytes_of, bytes_of_key_tile, bytes_of_sums};
+use crate::prepared::{SCRATCH_ALIGNMENT, ScratchLayout, bytes_of, bytes_of_key_tile};
 use crate::schedule::wgmma as schedule;
-use crate::shape::{ADD_PARTS_ROWS, ADD_PARTS_THREADS, PREPARE_ROWS, PREPARE_THREADS};
-use crate::shape::{WgmmaBackward, WgmmaForward};
+use crate::shape::{PREPARE_ROWS, PREPARE_THREADS, WgmmaBackward, WgmmaForward};
 use crate::stream::Stream;
 use crate::tensor_map::{Extent, dense};
 use core::mem::size_of;
@@ -82,24 +81,20 @@ impl Forward {
     }
 }
 
-/// A problem prepared for `prepare_wgmma`, `backward_wgmma` and `add_parts_wgmma`.
+/// A problem prepared for `prepare_wgmma` and `backward_wgmma`.
 pub(crate) struct Backward {
     operands: Operands,
     shape: WgmmaBackward,
     prepare: Kernel,
     kernel: Kernel,
-    add_parts: Kernel,
     keys: usize,
     /// As many blocks as run at a time.
     blocks: usize,
-    /// Walks of which `add_parts` adds parts, and how many parts these are.
-    sums: usize,
-    parts: usize,
     /// Query tiles.
     stats: usize,
     /// Of query tiles and walks, for each K/V head.
     counters: usize,
-    /// Key tiles, then query tiles, then sums of parts, as bytes.
+    /// Key tiles, then query tiles, as bytes.
     lists: Buffer<u8>,
 }
 
@@ -107,12 +102,11 @@ impl Backward {
     pub(crate) fn new(stream: &Stream, problem: &Problem<'_>) -> Result<Option<Self>, CudaError> {
         let (context, dtype) = (stream.context(), problem.shape().dtype);
         let Some(shape) = context.wgmma_backward(problem.attention(), dtype) else { return Ok(None) };
-        let schedule::Backward { keys, sums, parts, counters, stats } =
+        let schedule::Backward { keys, counters, stats } =
             schedule::Backward::new(problem, &shape, context.multiprocessors)?;
         let key_tiles = keys.iter().flat_map(|tile| bytes_of_key_tile(*tile));
         let query_tiles = stats.iter().flat_map(|tile| bytes_of(*tile));
-        let part_sums = sums.iter().flat_map(|sums| bytes_of_sums(*sums));
-        let lists: Vec<u8> = key_tiles.chain(query_tiles).chain(part_sums).collect();
+        let lists: Vec<u8> = key_tiles.chain(query_tiles).collect();
         let _current = context.enter()?;
         let load = |name: String, entry: &str, shared: usize| {
             context.modules.kernel(context.driver, &name, entry, shared)
@@ -123,10 +117,7 @@ impl Backward {
             shape,
             prepare: load(format!("prepare_wgmma_{dtype}"), "prepare", 0)?,
             kernel: load(name, "backward", shape.shared)?,
-            add_parts: load("add_parts_wgmma_f32".into(), "add_parts", 0)?,
             keys: keys.len(),
-            sums: sums.len(),
-            parts,
             blocks: context.multiprocessors.min(keys.len() * problem.attention().kv_heads()),
             stats: stats.len(),
             counters,
@@ -155,7 +146,6 @@ impl Backward {
             stats: begin,
             turns: begin + layout.turns as u64,
             dq_sum: begin + layout.dq_sum as u64,
-            parts: begin + layout.parts as u64,
             turn_count: self.turn_count() as i32,
             tile_rows: self.shape.rows as i32,
             ..args
@@ -185,24 +175,7 @@ impl Backward {
             dv: gradient(&args.dv)?,
             attention: Attention { tiles: lists, tile_count: self.keys as i32, ..args },
         };
-        device.launch(self.kernel, self.blocks, self.shape.threads, self.shape.shared, args)?;
-        self.add_parts(device, args.attention)
-    }
-
-    /// What parts of walks left for it.
-    fn add_parts(&self, device: &Cuda, args: Attention) -> Result<(), CudaError> {
-        if self.sums == 0 {
-            return Ok(());
-        }
-        let lists = self.keys * size_of::<KeyTile>() + self.stats * size_of::<Tile>();
-        let args = Attention {
-            tiles: args.tiles + lists as u64,
-            tile_count: self.sums as i32,
-            tile_rows: self.shape.keys as i32,
-            ..args
-        };
-        let blocks = self.sums * self.operands.kv.heads * (self.shape.keys / ADD_PARTS_ROWS);
-        device.launch(self.add_parts, blocks, ADD_PARTS_THREADS, 0, args)
+        device.launch(self.kernel, self.blocks, self.shape.threads, self.shape.shared, args)
     }
 
     /// What a backward scratch holds; it begins with the stats.
@@ -211,10 +184,7 @@ impl Backward {
         let f32s = |each: usize| numbers * each * size_of::<f32>();
         let turns = f32s(self.shape.stats_len()).next_multiple_of(SCRATCH_ALIGNMENT);
         let dq_sum = (turns + self.turn_count() * size_of::<u32>()).next_multiple_of(SCRATCH_ALIGNMENT);
-        let parts = (dq_sum + f32s(self.shape.dq_sum_len())).next_multiple_of(SCRATCH_ALIGNMENT);
-        let Operands { kv, .. } = &self.operands;
-        let of_part = 2 * kv.heads * self.shape.keys * kv.head_dim * size_of::<f32>();
-        ScratchLayout { turns, dq_sum, parts, end: parts + self.parts * of_part }
+        ScratchLayout { turns, dq_sum, end: dq_sum + f32s(self.shape.dq_sum_len()) }
     }
 
     /// The ticket, and counters of query tiles and walks.

@@ -162,10 +162,10 @@ class Call:
         lse = self.lse.t().unsqueeze(2)
         views = (self.q, self.k, self.v, self.out, dout, dq, dk, dv, lse)
         return (b"".join(map(view, views))
-                + struct.pack("<QQQQQiiiiiiiiiffi",
+                + struct.pack("<QQQQiiiiiiiiiffi",
                               scratch.stats.data_ptr() if scratch else 0,
                               scratch.dq_sum.data_ptr() if scratch else 0,
-                              scratch.turns.data_ptr() if scratch else 0, 0, tiles.data_ptr(), count,
+                              scratch.turns.data_ptr() if scratch else 0, tiles.data_ptr(), count,
                               scratch.turns.numel() if scratch else 0, self.q.shape[0], s.group,
                               self.k.shape[1], self.q.shape[2], int(s.causal), s.window, int(even),
                               self.scale, self.softcap, s.shape.forward_rows))

@@ -48,7 +48,7 @@ class Shape(driver.Shape):
         barriers = (3 if own_keys else 5) + 8 * 2 + 2 * dout_stages + 3 * 3 * rounds + (2 if dkv_staged else 0)
         self.backward_shared_sm90 = ((k_stages + 1) * key_tile + (2 + dout_stages) * query_tile
                                       + 2 * (2 * scores + 8 * self.b_rows) + dq_room + p_tile + dkv_room
-                                      + 8 * barriers + 2 * (136 + 4))
+                                      + 8 * barriers + 2 * (128 + 4))
 
 
 def on_device(numbers):
@@ -59,7 +59,7 @@ class Schedule(driver.Schedule):
     def __init__(self, documents, heads, kv_heads, causal, window, shape, zeroed_rows=0):
         super().__init__(documents, heads, kv_heads, causal, window, shape)
         if shape.hopper:
-            queries, keys, stats, sums, self.numbers, self.counters = lists(
+            queries, keys, stats, self.numbers, self.counters = lists(
                 documents, self.group, kv_heads, causal, window, shape, zeroed_rows, SMS)
             self.queries90, self.query_count90 = tile_list(queries)
             costs = [3 * -(-t[0] // shape.kv_keys) + 2 for t in queries]
@@ -67,8 +67,6 @@ class Schedule(driver.Schedule):
             self.shares = on_device(share_out(costs, kv_heads, self.blocks90))
             self.keys90, self.key_count90 = on_device(x for tile in keys for x in tile), len(keys)
             self.stats90, self.stats_count90 = tile_list(stats)
-            self.parts, self.sums_count = sum(s[3] for s in sums), len(sums)
-            self.sums = on_device(x for of_walk in sums for x in of_walk)
 
 
 class Scratch(driver.Scratch):
@@ -80,8 +78,6 @@ class Scratch(driver.Scratch):
             self.turns90 = torch.full((1 + schedule.counters * kv_heads,), -1, dtype=torch.int32, device="cuda")
             self.dq_sum90 = torch.full((max(n, 1) * shape.b_rows * panels(shape.dim) // 4, 256), float("nan"),
                                        device="cuda")
-            rows = max(schedule.parts, 1) * kv_heads * 2 * shape.b_keys
-            self.parts = torch.full((rows, shape.dim), float("nan"), device="cuda")
 
 
 def tensor_map(t, box, swizzle=True):
@@ -105,19 +101,19 @@ class Call(driver.Call):
                 and self.q.shape[0] and self.k.shape[0]
                 and aligned(self.q, self.k, self.v, self.out, *more))
 
-    def block(self, tiles, count, scratch=None, tile_rows=None, **gradients):
+    def block(self, tiles, count, scratch=None, **gradients):
         s = self.schedule
         lse = self.lse.t().unsqueeze(2)
         g = [gradients.get(name) for name in ("dout", "dq", "dk", "dv")]
         return (b"".join(map(view, (self.q, self.k, self.v, self.out, *g, lse)))
-                + struct.pack("<QQQQQiiiiiiiiiffi",
+                + struct.pack("<QQQQiiiiiiiiiffi",
                               scratch.stats90.data_ptr() if scratch else 0,
                               scratch.dq_sum90.data_ptr() if scratch else 0,
                               scratch.turns90.data_ptr() if scratch else 0,
-                              scratch.parts.data_ptr() if scratch else 0, tiles.data_ptr(), count,
+                              tiles.data_ptr(), count,
                               scratch.turns90.numel() if scratch else 0, self.q.shape[0], s.group,
                               self.k.shape[1], self.q.shape[2], int(s.causal), s.window, 1,
-                              self.scale, self.softcap, tile_rows or s.shape.b_rows))
+                              self.scale, self.softcap, s.shape.b_rows))
 
     def maps(self, rows, keys, *more):
         group = self.schedule.group
@@ -150,5 +146,3 @@ class Call(driver.Call):
         blocks = min(SMS, s.key_count90 * kv_heads)
         launch(f"backward_wgmma_{shape.name}_{shape.dim}", "backward", blocks, 384, args,
                shape.backward_shared_sm90)
-        launch("add_parts_wgmma_f32", "add_parts", s.sums_count * kv_heads * shape.b_keys // 16, 256,
-               self.block(s.sums, s.sums_count, scratch, shape.b_keys, **gradients))

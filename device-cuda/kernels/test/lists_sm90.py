@@ -11,19 +11,21 @@ import sys
 import types
 
 from documents import NO_WINDOW, step_documents, visible, zeroed_rows
+from order_sm90 import in_order
 
 MANY_HEADS = 8  # with fewer K/V heads walks are cut
-PIECES_APART = 16  # so many for a block do not wait for each other
-CACHE = 48 << 20
+CACHE_OF_PARTS = 48 << 20
+CACHE_OF_WALKS = 3 * CACHE_OF_PARTS
+CONTINUED, FROM_ZERO, ADDED = range(3)  # DkvSums
 
 
 def part_of(kv_heads, window):
     """Query tiles that add up their dk and dv before these are added to the store, where that is so."""
-    return min(16 * (kv_heads + 1), 64) if kv_heads < MANY_HEADS or window != NO_WINDOW else None
+    return (32 if kv_heads <= 2 else 64) if kv_heads < MANY_HEADS or window != NO_WINDOW else None
 
 
-def key_tiles(document, tokens, causal, window, keys, number, from_zero):
-    """A document's KeyTiles, ascending; `number` is its first query tile's."""
+def key_tiles(document, tokens, causal, window, keys, number, sums):
+    """A document's KeyTiles, ascending; `number` is its first query tile's. Their walks are not numbered."""
     query_row, q, key_row, k = document
     offset = k - q
     first_tile, last_tile = offset // tokens, (k - 1) // tokens
@@ -45,63 +47,23 @@ def key_tiles(document, tokens, causal, window, keys, number, from_zero):
                 continue
             whole.append((max(first_tile, -(-(b - 1) // tokens)) if causal else first_tile,
                           min(last_tile + 1, (a + window) // tokens) if a + window - 1 < k else last_tile + 1))
-        tiles.append((end - begin, key_row + key, k - key, key, query_row - offset, query_row, query_row + q,
+        tiles.append((key_row + key, k - key, key, query_row - offset, query_row, query_row + q,
                       begin, end, *first, last_end, *(w[0] for w in whole), *(w[1] for w in whole),
-                      *seen, int(from_zero), number - first_tile))
+                      *seen, sums, number - first_tile, 0, 0, 0))
     return tiles
 
 
-class Cut:
-    """How walks are cut into parts of `part` query tiles, and in which order these are begun. `apart`: they do not wait
-    for each other, and their sums are added to the store later, by `add_parts`."""
-
-    def __init__(self, kv_heads, window, shape):
-        self.part, self.apart, self.few = part_of(kv_heads, window), False, kv_heads < MANY_HEADS
-        self.band = max(1, CACHE // (shape.b_rows * shape.dim * 8 * kv_heads) // (self.part or 1))
-
-    def bounds(self, begin, end):
-        inner = range((begin // self.part + 1) * self.part, end, self.part) if self.part else ()
-        return [begin, *inner, end]
-
-    def order(self, walk, begin):
-        """Of pieces; of equal ones the last query tiles come first."""
-        if not self.part:
-            return (walk,)
-        part = begin // self.part
-        if not self.few:
-            return -part, walk
-        return -(part // self.band), walk if self.apart else walk - part
-
-
-def pieces_of(tiles, cut, walks, parts):
-    """A document's pieces, and what `add_parts` shall add. Counters of walks begin at `walks`, numbers of parts at
-    `parts`."""
-    pieces, sums = [], []
-    for i, tile in enumerate(tiles):
-        bounds = cut.bounds(tile[7], tile[8])
-        count = len(bounds) - 1  # of parts, of which the first begins with the last tiles
-        left = count - 1 if cut.apart else 0
-        if left:
-            sums.append((tile[1], tile[2], parts, left))
-        for at, (a, b) in enumerate(zip(bounds, bounds[1:])):
-            *masks, from_zero, number = tile[9:]
-            masks[-2:] = [min(max(t, a), b) for t in masks[-2:]]  # from where halves are seen
-            before = count - 1 - at
-            turn = (before, count - left - 1 - before, 1, -1) if at >= left else (0, 0, 0, parts + left - 1 - at)
-            if not cut.part:
-                turn = 0, 0, 0, -1
-            more = *masks, int(from_zero or bool(cut.part)), number, walks + i, *turn
-            pieces.append((cut.order(i, a), -a, (b - a, *tile[1:7], a, b, *more)))
-        parts += left
-    pieces = [p[2] for p in sorted(pieces)]
-    # A piece weighs at least as much as those behind it: sorting by weight keeps them behind it.
-    for i in reversed(range(len(pieces) - 1)):
-        pieces[i] = (max(pieces[i][0], pieces[i + 1][0]), *pieces[i][1:])
-    return pieces, sums
+def parts_of(walk, part):
+    """A walk's parts, the last query tiles first."""
+    begin, end, seen, (_, *numbers, before, after) = *walk[6:8], walk[15:17], walk[17:]
+    first, last = begin // part, (end - 1) // part
+    for i in range(last, first - 1, -1):
+        a, b = max(begin, i * part), min(end, (i + 1) * part)
+        yield (*walk[:6], a, b, *walk[8:15], *(min(max(t, a), b) for t in seen), ADDED, *numbers, last - i, i - first)
 
 
 def lists(documents, group, kv_heads, causal, window, shape, zeroed_rows, blocks):
-    """Query tiles, key tiles in order, stats tiles, what `add_parts` adds; how many query tiles and counters there are.
+    """Query tiles, key tiles in order, stats tiles; how many query tiles and counters there are.
     The first `zeroed_rows` of the gradient store hold zeros."""
     queries, keys, stats, number = [], [], [], 0
     tokens_f, tokens = shape.q_rows // group, shape.b_rows // group
@@ -116,27 +78,16 @@ def lists(documents, group, kv_heads, causal, window, shape, zeroed_rows, blocks
         first, last = (k - q) // tokens, (k - 1) // tokens
         for t in range(first, last + 1):
             stats.append((0, query_row, q, key_row, k, t, number + t - first))
-        keys.append(key_tiles((query_row, q, key_row, k), tokens, causal, window, shape.b_keys, number,
-                              key_row + k <= zeroed_rows))
+        sums = FROM_ZERO if key_row + k <= zeroed_rows else CONTINUED
+        keys.append(key_tiles((query_row, q, key_row, k), tokens, causal, window, shape.b_keys, number, sums))
         number += last - first + 1
-    cut = Cut(kv_heads, window, shape)
-    count = sum(len(cut.bounds(tile[7], tile[8])) - 1 for tiles in keys for tile in tiles)
-    cut.apart = cut.few and count * kv_heads <= PIECES_APART * blocks
-    counters, sums = number, []
-    for i, tiles in enumerate(keys):
-        keys[i], more = pieces_of(tiles, cut, counters, sum(s[3] for s in sums))
-        sums += more
-        counters += len(tiles)
-    return queries, in_order(keys, kv_heads, blocks), stats, sums, number, counters
-
-
-def in_order(documents, kv_heads, blocks):
-    """A document's tiles together, so that its dq sums stay in the L2 cache; what every multiprocessor
-    does last, longest first."""
-    documents.sort(key=lambda mine: -sum(m[0] for m in mine))
-    tiles = [m for mine in documents for m in mine]
-    tail = max(0, len(tiles) - -(-2 * blocks // kv_heads))
-    return [m[1:] for m in [*tiles[:tail], *sorted(tiles[tail:], key=lambda m: -m[0])]]
+    counter, part = itertools.count(number), part_of(kv_heads, window)
+    keys = [[(*tile[:-3], next(counter), 0, 0) for tile in tiles] for tiles in keys]
+    if part:
+        keys = [[cut for walk in tiles for cut in parts_of(walk, part)] for tiles in keys]
+    cached = (CACHE_OF_PARTS if part else CACHE_OF_WALKS) // (shape.b_rows * shape.dim * 8 * kv_heads)
+    keys = in_order(keys, part, kv_heads, blocks, cached)
+    return queries, keys, stats, number, next(counter)
 
 
 def share_out(costs, heads, blocks):
@@ -160,6 +111,9 @@ PROBLEMS = [
     (64, 8, 128, 1, 200, 900, 132, 0, (800, 500)),
     (32, 8, 128, 1, None, 700, 132, 1, (600, 500)),
     (16, 4, 256, 1, None, 1200, 132, 0, (1200,)),
+    # Chains that do not all fit the cache at a time.
+    (64, 64, 128, 1, None, 3000, 132, 0, (900, 1500, 600)),
+    (64, 32, 128, 1, 400, 2600, 50, 0, (1200, 1400)),
 ]
 
 
@@ -171,12 +125,11 @@ def lines():
         for begin in range(0, tokens, micro):
             end = min(begin + micro, tokens)
             documents, _ = step_documents(lengths, begin, end)
-            _, keys, _, sums, _, counters = lists(
+            _, keys, _, _, counters = lists(
                 documents, heads // kv_heads, kv_heads, causal, window or NO_WINDOW, shape,
                 zeroed_rows(lengths, begin, end) if zeroed else 0, blocks)
             yield f"step {counters}"
             yield from (" ".join(map(str, ("tile", *tile))) for tile in keys)
-            yield from (" ".join(map(str, ("sums", *of_walk))) for of_walk in sums)
 
 
 def main():

@@ -11,14 +11,14 @@ class Tile:
 
 
 class Piece:
-    """A part of a walk; `walk` is its name among the counters. It adds to the store in turn, or leaves that to others."""
+    """A part of a walk, which is `walk` among the counters, or all of it: then it has the store to itself."""
 
     def __init__(self, walk, before, after, adds, tiles):
         self.walk, self.before, self.after, self.adds, self.tiles = walk, before, after, adds, tiles
 
 
-def cut(walk, name, length, order, band):
-    """The parts of a walk, cut where `length` divides the number of a query tile, and by what they are sorted."""
+def cut(walk, name, length):
+    """The parts of a walk, cut where `length` divides the number of a query tile."""
     parts = []
     for name_, turn, last in walk:
         if not parts or length and name_[1] // length != parts[-1][-1].name[1] // length:
@@ -26,50 +26,45 @@ def cut(walk, name, length, order, band):
         parts[-1].append(Tile(name_, turn, last, False))
     for part in parts:
         part[-1].ends = True
-    left = len(parts) - 1 if order == "apart" else 0
-    adding = len(parts) - left
-    pieces = []
-    for i, part in enumerate(parts):
-        adds = i < adding
-        piece = Piece(name, i if adds else 0, adding - 1 - i if adds else 0, adds, part)
-        number = part[0].name[1] // length if length else 0
-        place = {"windowed": (-number, name[2]), "apart": (-(number // band), name[2]),
-                 "diagonals": (-(number // band), name[2] - number)}[order]
-        pieces.append((place, i, name[2], piece))
-    return pieces
+    return [Piece(name, i, len(parts) - 1 - i, length > 0, part) for i, part in enumerate(parts)]
 
 
-def longest_first(pieces, last):
-    """The last pieces of all by their weights, each at least as heavy as its document's behind it."""
-    tail = pieces[len(pieces) - last:]
-    weights, heaviest = [], {}
-    for document, piece in reversed(tail):
-        heaviest[document] = max(heaviest.get(document, 0), len(piece.tiles))
-        weights.insert(0, heaviest[document])
-    order = sorted(range(len(tail)), key=lambda i: -weights[i])
-    return [*pieces[:len(pieces) - last], *(tail[i] for i in order)]
+def waits_for(piece, other):
+    """Whether one waits for the other to add its dq, or its dk and dv."""
+    if piece.walk == other.walk:
+        return other.before < piece.before
+    before = {tile.name: tile.turn for tile in other.tiles}
+    return any(before.get(tile.name, tile.turn) < tile.turn for tile in piece.tiles)
+
+
+def in_some_order(rng, pieces):
+    """Any order in which nobody waits for those behind."""
+    waiting = {piece: {other for other in pieces if waits_for(piece, other)} for piece in pieces}
+    begun, order = set(), []
+    hurry = rng.random()  # rather those that were listed first
+    while waiting:
+        free = [piece for piece, others in waiting.items() if others <= begun]
+        piece = free[0] if rng.random() < hurry else rng.choice(free)
+        del waiting[piece]
+        begun.add(piece)
+        order.append(piece)
+    return order
 
 
 def random_pieces(rng):
-    """Documents' pieces in their order, each with the query tiles that it walks, last to first."""
-    per_key_tile = rng.choice([1, 2, 3, 8])
-    length, order = rng.choice([0, 0, 1, 2, 3, 5]), rng.choice(["windowed", "diagonals", "apart"])
-    band = rng.choice([1, 2, 100])
-    documents = []
+    """Documents' pieces in some order, each with the query tiles that it walks, last to first."""
+    per_key_tile, length = rng.choice([1, 2, 3, 8]), rng.choice([0, 0, 1, 2, 3, 5])
+    pieces = []
     for document in range(rng.randint(1, 6)):
         first = rng.choice([0, 0, rng.randint(0, 5 * per_key_tile)])
         end = first + rng.randint(1, rng.choice([2, 4, 12]))
         window = rng.choice([10**6, 10**6, rng.randint(1, 6)])  # in query tiles
         low = lambda t: max(0, t - window + 1) // per_key_tile
-        pieces = []
         for j in range((end - 1) // per_key_tile + 1):
             walk = [((document, t), j - low(t), t // per_key_tile == j)
                     for t in range(end - 1, first - 1, -1) if low(t) <= j <= t // per_key_tile]
-            pieces += cut(walk, ("walk", document, j), length, order, band)
-        documents.append([(document, piece) for *_, piece in sorted(pieces, key=lambda x: x[:3])])
-    documents.sort(key=lambda pieces: -sum(len(piece.tiles) for _, piece in pieces))
-    pieces = [piece for pieces in documents for piece in pieces]
-    return [piece for _, piece in longest_first(pieces, rng.randint(0, len(pieces)))]
+            pieces += cut(walk, ("walk", document, j), length)
+    return in_some_order(rng, pieces)
 
 
 def visits(pieces, adders):
@@ -86,8 +81,7 @@ def visits(pieces, adders):
 
 
 def put_gradient(block, piece, adders):
-    """One of `adders` adds its part of a piece's dk and dv to the store, behind all of the walk's parts before, or leaves
-    it elsewhere."""
+    """One of `adders` adds its part of a piece's dk and dv to the store, behind all of the walk's parts before."""
     turns, name = block.turns, ("added", piece.walk)
     if not piece.adds:
         return

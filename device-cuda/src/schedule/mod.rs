@@ -4,6 +4,7 @@
 //! This file has what all kernels share and the lists of most; those for compute capability 9.0 are cut
 //! differently (`wgmma.rs`).
 
+mod order;
 mod parts;
 mod shares;
 pub(crate) mod wgmma;

@@ -1,12 +1,12 @@
 //! The lists of the kernels for compute capability 9.0, whose query tiles are whole tokens with all heads
 //! of a K/V group. Twin of `kernels/piece.cuh`.
 
-use super::parts::Parts;
+use super::order::in_order;
+use super::parts::{count_parts, part, parts_of};
 use super::shares::share_out;
-use super::{Weighed, blind, check, check_limits, list_queries};
-use super::{longest_first, tile_of, visible, window};
+use super::{blind, check, check_limits, list_queries, tile_of, visible, window};
 use crate::CudaError;
-use crate::args::{KeyTile, PartSums, Tile};
+use crate::args::{DkvSums, KeyTile, Tile};
 use crate::shape::{WgmmaBackward, WgmmaForward};
 use core::cmp::Reverse;
 use core::ops::Range;
@@ -41,13 +41,15 @@ impl Forward {
     }
 }
 
+/// What the device's cache holds, roughly: chains of parts are in use as a whole.
+const CACHE_OF_PARTS: usize = 48 << 20;
+/// Of whole walks that follow each other at some distance, a third of the queries they meet is in use at a time.
+const CACHE_OF_WALKS: usize = 3 * CACHE_OF_PARTS;
+
 /// The tiles of the backward pass.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Backward {
     pub(crate) keys: Vec<KeyTile>,
-    /// What `add_parts` adds to the store afterwards, and how many parts that is.
-    pub(crate) sums: Vec<PartSums>,
-    pub(crate) parts: usize,
     /// Counters besides the ticket: of query tiles, then of walks; for each K/V head.
     pub(crate) counters: usize,
     /// The query tiles: `begin` counts tiles from position 0, `first_turn` is the tile's number.
@@ -62,18 +64,25 @@ impl Backward {
         blocks: usize,
     ) -> Result<Self, CudaError> {
         check_limits(problem)?;
-        let heads = problem.attention().kv_heads();
+        let (heads, part) = (problem.attention().kv_heads(), part(problem.attention()));
+        let part = part.map(|part| part as i32);
         let mut lists = Lists::new(problem, shape);
         each_segment(problem, |segment| lists.add(segment));
-        let Lists { walks, walk_count, stats, .. } = lists;
+        let Lists { mut walks, walk_count, stats, .. } = lists;
         let counters = stats.len() + walk_count;
         // A ticket counter is before those.
         check("tiles times kv_heads", counters.saturating_mul(heads).saturating_add(1))?;
-        let mut parts = Parts::new(problem.attention(), shape, &walks, blocks)?;
-        let documents: Vec<_> = walks.into_iter().map(|walks| parts.of_document(walks)).collect();
-        let mut keys = in_order(documents, (2 * blocks).div_ceil(heads));
-        keys.iter_mut().for_each(|tile| tile.walk += stats.len() as i32);
-        Ok(Self { keys, sums: parts.sums, parts: parts.count, counters, stats })
+        walks.iter_mut().flatten().for_each(|walk| walk.walk += stats.len() as i32);
+        if let Some(part) = part {
+            let parts: usize = walks.iter().flatten().map(|walk| count_parts(walk, part)).sum();
+            check("parts of walks times kv_heads", parts.saturating_mul(heads))?;
+            let cut = |walks: Vec<_>| walks.into_iter().flat_map(|walk| parts_of(walk, part)).collect();
+            walks = walks.into_iter().map(cut).collect();
+        }
+        // q and dout in 16 bits, dq in 32.
+        let query_tile = shape.rows * shape.head_dim * 8 * heads;
+        let cached = if part.is_some() { CACHE_OF_PARTS } else { CACHE_OF_WALKS } / query_tile;
+        Ok(Self { keys: in_order(&walks, part, heads, blocks, cached as i64), counters, stats })
     }
 }
 
@@ -87,16 +96,6 @@ fn each_segment(problem: &Problem<'_>, mut visit: impl FnMut(&Segment)) {
         visit(&segment);
     }
     blind(row..problem.batch().q_rows(), group).for_each(|segment| visit(&segment));
-}
-
-/// A document's tiles together, so that its dq sums stay in the device's cache, and the `last` tiles of
-/// all, which blocks end with, longest first. Tiles of a document stay in their order.
-fn in_order(mut documents: Vec<Vec<Weighed<KeyTile>>>, last: usize) -> Vec<KeyTile> {
-    documents.sort_by_key(|tiles| Reverse(tiles.iter().map(|(weight, _)| weight).sum::<u64>()));
-    let mut tiles = documents.concat();
-    let tail = tiles.len().saturating_sub(last);
-    let tail = longest_first(tiles.split_off(tail));
-    tiles.into_iter().map(|(_, tile)| tile).chain(tail).collect()
 }
 
 /// The lists of the backward pass while they are made.
@@ -130,14 +129,15 @@ impl<'a> Lists<'a> {
             let (begin, first_turn) = (tile as i32, number as i32);
             self.stats.push(Tile { begin, first_turn, ..tile_of(segment) });
         }
-        let from_zero = i32::from(segment.k().end <= self.zeroed_rows);
+        let zeroed = segment.k().end <= self.zeroed_rows;
+        let sums = if zeroed { DkvSums::FromZero } else { DkvSums::Continued } as i32;
         let first = document.visible(document.offset).start as usize / self.keys * self.keys;
         let walks: Vec<_> = (first..segment.k_len)
             .step_by(self.keys)
             .zip(self.walk_count as i32..)
             .map(|(key, walk)| KeyTile {
                 walk,
-                from_zero,
+                sums,
                 ..document.key_tile(key as i64, self.keys as i64, number)
             })
             .collect();
@@ -247,7 +247,6 @@ impl<'a> Document<'a> {
             whole_end: whole.map(|tiles| tiles.end as i32),
             seen_begin: seen.map(|tile| tile as i32),
             number: (number as i64 - self.tiles.start) as i32,
-            part: -1,
             ..KeyTile::default()
         }
     }
@@ -256,7 +255,7 @@ impl<'a> Document<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prepared::{bytes_of_key_tile, bytes_of_sums};
+    use crate::prepared::bytes_of_key_tile;
     use crate::schedule::part;
     use crate::schedule::tests::problems;
     use std::collections::BTreeMap;
@@ -265,8 +264,7 @@ mod tests {
     /// Warpgroups own their keys, or share them.
     const SHAPES: [WgmmaBackward; 2] = [WgmmaBackward::compiled(128), WgmmaBackward::compiled(256)];
 
-    /// Every problem with the lists for each shape, and how many tokens a query tile has. With one block there are
-    /// too many pieces for parts to be worked on apart.
+    /// Every problem with the lists for each shape, and how many tokens a query tile has.
     fn each_schedule(mut visit: impl FnMut(&Problem<'_>, &WgmmaBackward, Backward, i64)) {
         for problem in problems() {
             for (shape, blocks) in [(&SHAPES[0], 132), (&SHAPES[1], 132), (&SHAPES[0], 1)] {
@@ -427,7 +425,12 @@ mod tests {
             for problem in [problem.on_zeroed_store(), problem] {
                 for tile in Backward::new(&problem, &SHAPES[0], 132).expect("small").keys {
                     let zeroed = problem.zeroed_rows() > 0 && tile.row_begin < 1800;
-                    assert_eq!((tile.from_zero == 1, tile.adds == 1), (zeroed || cut, cut), "{tile:?}");
+                    let sums = match (cut, zeroed) {
+                        (true, _) => DkvSums::Added,
+                        (false, true) => DkvSums::FromZero,
+                        (false, false) => DkvSums::Continued,
+                    };
+                    assert_eq!(tile.sums, sums as i32, "{tile:?}");
                 }
             }
         }
@@ -467,8 +470,8 @@ mod tests {
         });
     }
 
-    /// Whole walks go on with what the store holds. Of others the first parts add to it in turn, which know how many
-    /// they are, and the rest is left for `add_parts`, the last query tiles first in either.
+    /// Whole walks go on with what the store holds. Parts add to it in turn, the last query tiles first, and know how many
+    /// they are.
     #[test]
     fn parts_come_to_the_store_one_after_the_other() {
         let mut seen = BTreeMap::new();
@@ -480,43 +483,22 @@ mod tests {
             let attention = problem.attention();
             let part = part(attention).map(|part| part as i32);
             let (few, windowed) = (attention.kv_heads() < 8, attention.mask().window.is_some());
-            assert_eq!(part, if few { Some(48) } else { windowed.then_some(64) });
-            let mut left = vec![None; schedule.parts];
+            assert_eq!(part, if few { Some(32) } else { windowed.then_some(64) });
             for (walk, mut parts) in walks {
                 assert!((schedule.stats.len()..schedule.counters).contains(&(walk as usize)));
                 parts.sort_by_key(|tile| Reverse(tile.begin));
-                let Some(part) = part else {
-                    assert_eq!((parts.len(), parts[0].adds, parts[0].part), (1, 0, -1));
-                    continue;
-                };
-                assert!(
-                    parts.iter().all(|tile| (tile.end - 1).div_euclid(part) == tile.begin.div_euclid(part))
-                );
                 assert!(parts.windows(2).all(|pair| pair[0].begin == pair[1].end));
-                let adding = parts.iter().filter(|tile| tile.adds == 1).count();
-                assert!(adding > 0);
+                let added = parts.iter().filter(|tile| tile.sums == DkvSums::Added as i32).count();
+                assert_eq!(added, if part.is_some() { parts.len() } else { 0 });
                 for (i, tile) in parts.iter().enumerate() {
-                    if i < adding {
-                        let turn = (i as i32, (adding - 1 - i) as i32);
-                        assert_eq!((tile.adds, tile.part, tile.before, tile.after), (1, -1, turn.0, turn.1));
-                    } else {
-                        assert_eq!((tile.adds, tile.before, tile.after), (0, 0, 0));
-                        left[tile.part as usize] = Some((i - adding, tile.key_row, tile.keys));
-                    }
+                    assert_eq!((tile.before as usize, tile.after as usize), (i, parts.len() - 1 - i));
+                    let number = |t: i32| part.map(|part| t.div_euclid(part));
+                    assert_eq!(number(tile.begin), number(tile.end - 1), "{tile:?}");
                 }
-                let kind = (windowed, few, adding.min(2), parts.len() - adding > 0);
-                *seen.entry(kind).or_insert(0) += 1;
+                *seen.entry((windowed, few, parts.len().min(2))).or_insert(0) += 1;
             }
-            for sums in &schedule.sums {
-                for i in 0..sums.count {
-                    let part = left[(sums.first + i) as usize].take();
-                    assert_eq!(part, Some((i as usize, sums.key_row, sums.keys)));
-                }
-            }
-            assert!(left.iter().all(Option::is_none));
         });
-        // Apart, and in turn; in turn in windows of many heads.
-        for kind in [(false, true, 1, true), (false, true, 2, false), (true, false, 2, false)] {
+        for kind in [(false, true, 2), (true, true, 2), (true, false, 2), (false, false, 1)] {
             assert!(seen.contains_key(&kind), "{kind:?} {seen:?}");
         }
     }
@@ -560,9 +542,6 @@ mod tests {
             text += &format!("step {}\n", lists.counters);
             for tile in &lists.keys {
                 text += &line("tile", &bytes_of_key_tile(*tile).collect::<Vec<_>>());
-            }
-            for sums in &lists.sums {
-                text += &line("sums", &bytes_of_sums(*sums).collect::<Vec<_>>());
             }
         }
         text
