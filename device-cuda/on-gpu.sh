@@ -9,7 +9,7 @@
 # FOLDER is device-cuda/.on-gpu by default. Sections are kernels, conformance, device, golden, replay,
 # pack_text, bench, criterion, rivals, memcheck, initcheck, synccheck and racecheck; all of them by default.
 # `run` needs a GPU and its driver; for kernels and rivals PyTorch, for the checks compute-sanitizer. Where a
-# GPU has a choice of kernels, conformance to pack_text run with each, the others with MICROSEQ_CUDA_KERNELS
+# GPU has a choice of kernels, kernels to pack_text run with each, the others with MICROSEQ_CUDA_KERNELS
 # as it is. rivals leaves its measurements in FOLDER/rivals.json or at RIVALS_JSON.
 #
 # racecheck runs every golden case and every rule of the conformance suite, each a process, the longest rules
@@ -61,6 +61,7 @@ section() {
 
 # The same with each family of kernels that the GPU has.
 each_family() {
+    MICROSEQ_CUDA_KERNELS=mma_small section "$@"
     MICROSEQ_CUDA_KERNELS=mma section "$@"
     if nvidia-smi --query-gpu=compute_cap --format=csv,noheader | grep -q '^9\.0'; then
         MICROSEQ_CUDA_KERNELS=wgmma section "$@"
@@ -189,7 +190,7 @@ run() {
     nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
     echo "built from $(cat "$programs/built")"
     chmod +x "$programs"/*
-    section kernels kernels
+    each_family kernels kernels
     each_family conformance tests conformance
     each_family device tests device
     each_family golden tests golden

@@ -21,10 +21,14 @@
 #include "scores.cuh"
 #include "shape.cuh"
 
+#ifdef SMALL_TILES
+using Shape = SmallBackwardShape<HEAD_DIM>;
+#else
 using Shape = BackwardShape<HEAD_DIM>;
+#endif
 constexpr int D = HEAD_DIM;
 constexpr int ROWS = Shape::ROWS;
-constexpr int ROWS_LOG2 = ROWS == 64 ? 6 : 7;
+constexpr int ROWS_LOG2 = ROWS == 32 ? 5 : ROWS == 64 ? 6 : 7;
 static_assert(1 << ROWS_LOG2 == ROWS);
 constexpr int KEYS = Shape::KEYS;
 constexpr int WARPS = Shape::WARPS;

@@ -2,7 +2,7 @@
 //
 // HEAD_DIM is the head dimension a variant is compiled for; smaller ones are filled up with zeros
 // in shared memory. Budgets: 65,536 registers and, on compute capability 8.0, 163 KiB of shared
-// memory per multiprocessor.
+// memory per block.
 #pragma once
 
 // forward_mma: WARPS warps of M blocks of 16 query rows; BLOCKS blocks share a multiprocessor.
@@ -16,13 +16,13 @@ struct ForwardShape {
     static constexpr int SHARED = (ROWS + 2 * KEYS) * DIM * 2;
 };
 
-// backward_mma: 8 warps. Each product's result is divided among them as rows by columns; the
+// backward_mma: each product's result is divided among the warps as rows by columns; the
 // number of warps along the rows is given for s and dp (query rows by keys), for dk and dv (keys by
 // head dimension) and for dq (query rows by head dimension). STAGES tiles of q and dout are in
 // shared memory at a time.
-template <int S_WARPS_, int KV_WARPS_, int Q_WARPS_, int ROWS_, int KEYS_, int STAGES_, int DIM>
+template <int WARPS_, int S_WARPS_, int KV_WARPS_, int Q_WARPS_, int ROWS_, int KEYS_, int STAGES_, int DIM>
 struct BackwardTiles {
-    static constexpr int WARPS = 8;
+    static constexpr int WARPS = WARPS_;
     static constexpr int S_WARPS = S_WARPS_, KV_WARPS = KV_WARPS_, Q_WARPS = Q_WARPS_;
     static constexpr int ROWS = ROWS_, KEYS = KEYS_, STAGES = STAGES_;
     static constexpr int KEY_TILE = KEYS * DIM * 2;
@@ -36,13 +36,25 @@ struct BackwardTiles {
 template <int DIM>
 struct BackwardShape;
 template <>
-struct BackwardShape<64> : BackwardTiles<4, 4, 4, 128, 128, 2, 64> {};
+struct BackwardShape<64> : BackwardTiles<8, 4, 4, 4, 128, 128, 2, 64> {};
 template <>
-struct BackwardShape<128> : BackwardTiles<2, 4, 2, 64, 128, 2, 128> {};
+struct BackwardShape<128> : BackwardTiles<8, 2, 4, 2, 64, 128, 2, 128> {};
 template <>
-struct BackwardShape<256> : BackwardTiles<4, 2, 2, 64, 64, 1, 256> {};
+struct BackwardShape<256> : BackwardTiles<8, 4, 2, 2, 64, 64, 1, 256> {};
+
+// For 99 KiB a block, what compute capability 8.6, 8.9 and 12.0 have.
+template <int DIM>
+struct SmallBackwardShape;
+template <>
+struct SmallBackwardShape<64> : BackwardTiles<8, 2, 4, 2, 64, 128, 2, 64> {};
+template <>
+struct SmallBackwardShape<128> : BackwardTiles<8, 2, 4, 2, 32, 128, 1, 128> {};
+template <>
+struct SmallBackwardShape<256> : BackwardTiles<4, 2, 2, 2, 32, 32, 1, 256> {};
 
 // src/shape.rs asserts the same numbers.
 static_assert(ForwardShape<64>::SHARED == 32768 && BackwardShape<64>::SHARED == 165888);
 static_assert(ForwardShape<128>::SHARED == 65536 && BackwardShape<128>::SHARED == 164864);
 static_assert(ForwardShape<256>::SHARED == 98304 && BackwardShape<256>::SHARED == 147968);
+static_assert(SmallBackwardShape<64>::SHARED == 99328 && SmallBackwardShape<128>::SHARED == 98560);
+static_assert(SmallBackwardShape<256>::SHARED == 69888);

@@ -2,7 +2,8 @@
 //
 // A row of COLS elements is COLS / 8 chunks of 16 bytes. Chunk `c` of row `r` lies at chunk
 // `c ^ (r & 7)` of that row, so the same chunk of eight consecutive rows lies in eight different
-// groups of banks and every access of a warp is free of conflicts. Rows have a power of two of
+// groups of banks and every access of a warp is free of conflicts. Rows of four chunks lie two in
+// 128 bytes: `c ^ (r / 2 & 3)` does the same for these. Rows have a power of two of
 // bytes and tiles are aligned to a row, so a chunk's offset can be applied with an exclusive or.
 #pragma once
 #include "element.cuh"
@@ -10,7 +11,9 @@
 
 template <int COLS>
 __device__ inline u32 chunk_address(u32 tile, i32 row, i32 chunk) {
-    return tile + row * (COLS * 2) + ((chunk ^ (row & 7)) << 4);
+    static_assert(COLS >= 32 && (COLS & (COLS - 1)) == 0);
+    const i32 turned = COLS == 32 ? row / 2 & 3 : row & 7;
+    return tile + row * (COLS * 2) + ((chunk ^ turned) << 4);
 }
 
 // A row of a view as a tile wants it: its address, and whether there is such a row. Without one the

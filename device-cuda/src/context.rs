@@ -3,20 +3,29 @@
 use crate::CudaError;
 use crate::driver::Driver;
 use crate::module::Modules;
-use crate::shape::{WgmmaBackward, WgmmaForward};
+use crate::shape::{LITTLE_SHARED, WgmmaBackward, WgmmaForward};
 use core::ffi::{c_int, c_uint};
 use cust::sys::{CUcontext, CUdevice, CUdevice_attribute};
 use microseq_core::{Attention, DType};
 use std::ffi::OsStr;
 
-/// Chooses, on GPUs of compute capability 9.0, between the kernels that are for these alone (`wgmma`) and
-/// those for every GPU (`mma`): to compare the two, and to test both on one machine.
+/// Chooses between the kernels that are for compute capability 9.0 alone (`wgmma`), those for every GPU (`mma`) and
+/// those of them that need little shared memory (`mma_small`): to compare them, and to test all on one machine.
 const CHOICE: &str = "MICROSEQ_CUDA_KERNELS";
 
-fn wants_warpgroups(choice: Option<&OsStr>) -> Result<bool, CudaError> {
+/// What of a device's abilities is to be used.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Choice {
+    warpgroups: bool,
+    /// Bytes for a block.
+    shared: usize,
+}
+
+fn chosen(choice: Option<&OsStr>) -> Result<Choice, CudaError> {
     match choice.map(|choice| choice.to_str().unwrap_or("")) {
-        None | Some("wgmma") => Ok(true),
-        Some("mma") => Ok(false),
+        None | Some("wgmma") => Ok(Choice { warpgroups: true, shared: usize::MAX }),
+        Some("mma") => Ok(Choice { warpgroups: false, shared: usize::MAX }),
+        Some("mma_small") => Ok(Choice { warpgroups: false, shared: LITTLE_SHARED }),
         Some(_) => Err(CudaError::UnknownKernels { given: choice.unwrap_or_default().to_os_string() }),
     }
 }
@@ -25,7 +34,7 @@ fn wants_warpgroups(choice: Option<&OsStr>) -> Result<bool, CudaError> {
 pub(crate) struct Context {
     pub(crate) driver: &'static Driver,
     pub(crate) ordinal: usize,
-    /// Bytes of shared memory that a block may ask for.
+    /// Bytes of shared memory that a block may ask for, and is to.
     pub(crate) shared_limit: usize,
     pub(crate) multiprocessors: usize,
     /// Whether the warpgroup's matrix unit is there and to be used.
@@ -65,13 +74,13 @@ impl Context {
         }
         let shared = attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let multiprocessors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
-        let wanted = wants_warpgroups(std::env::var_os(CHOICE).as_deref())?;
-        let has_warpgroups = wanted && (major, minor) == (9, 0);
+        let choice = chosen(std::env::var_os(CHOICE).as_deref())?;
+        let has_warpgroups = choice.warpgroups && (major, minor) == (9, 0);
         let mut raw = core::ptr::null_mut();
         // SAFETY: `raw` may be written; the device is the driver's.
         driver.check("cuDevicePrimaryCtxRetain", unsafe { (driver.primary_retain)(&mut raw, device) })?;
         let modules = Modules::default();
-        let shared_limit = shared as usize;
+        let shared_limit = choice.shared.min(shared as usize);
         Ok(Self { driver, ordinal, shared_limit, multiprocessors, has_warpgroups, modules, device, raw })
     }
 
@@ -132,9 +141,11 @@ mod tests {
 
     #[test]
     fn kernels_are_chosen_by_name() {
-        let choose = |name: &str| wants_warpgroups(Some(OsStr::new(name)));
-        assert_eq!(wants_warpgroups(None), Ok(true));
-        assert_eq!((choose("mma"), choose("wgmma")), (Ok(false), Ok(true)));
+        let choose = |name: &str| chosen(Some(OsStr::new(name)));
+        let all = Choice { warpgroups: true, shared: usize::MAX };
+        assert_eq!((chosen(None), choose("wgmma")), (Ok(all), Ok(all)));
+        assert_eq!(choose("mma"), Ok(Choice { warpgroups: false, ..all }));
+        assert_eq!(choose("mma_small"), Ok(Choice { warpgroups: false, shared: LITTLE_SHARED }));
         assert_eq!(choose("fma"), Err(CudaError::UnknownKernels { given: "fma".into() }));
     }
 }

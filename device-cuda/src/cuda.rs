@@ -97,7 +97,7 @@ impl Cuda {
         let grain = match shape.variant {
             // One term after the other: nothing depends on tiles.
             Variant::Fma => 1,
-            Variant::Mma(_) => shape.rows / common_divisor(shape.rows, group),
+            Variant::Mma { .. } => shape.rows / common_divisor(shape.rows, group),
         };
         // A call's operands choose between the two.
         match context.wgmma_backward(problem, dtype) {
@@ -269,7 +269,8 @@ impl Device for Cuda {
         self.launch(prepared.kernels.prepare, row_blocks, THREADS, 0, rows)?;
         match prepared.kernels.backward {
             prepared::Backward::Together(kernel) => {
-                self.launch(kernel, key_blocks, THREADS, prepared.shape.backward_shared, keys)
+                let Shape { backward_threads, backward_shared, .. } = prepared.shape;
+                self.launch(kernel, key_blocks, backward_threads, backward_shared, keys)
             }
             prepared::Backward::Apart { dq, dkv } => {
                 self.launch(dq, row_blocks, THREADS, 0, rows)?;

@@ -43,7 +43,7 @@ pub enum CudaError {
         minor: i32,
     },
     /// The environment asks for kernels that there are not.
-    #[error("MICROSEQ_CUDA_KERNELS is {given:?}, expected mma or wgmma")]
+    #[error("MICROSEQ_CUDA_KERNELS is {given:?}, expected mma, mma_small or wgmma")]
     UnknownKernels {
         /// The variable's value.
         given: std::ffi::OsString,

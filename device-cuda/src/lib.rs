@@ -18,7 +18,7 @@
 //! - `dk` and `dv` have the same bits from run to run, and for all cuts into steps at multiples of
 //!   [`Cuda::dkv_grain`] rows from a document's begin: every cut in f32; in 16-bit types 128 rows at
 //!   most where the size of a K/V group is a power of two, and on compute capability 9.0, in windows or
-//!   with fewer than eight K/V heads, 32 to 64 times as many as `64 / group`. There, sums go to the store by
+//!   with fewer than eight K/V heads, 32 or 64 times as many as `64 / group`. There, sums go to the store by
 //!   additions that take numbers below 2^-126 for zeros. It holds for finite values. There are no sums in an order of
 //!   chance.
 //! - The bits may differ from one kind of GPU to another, and between views whose heads begin at multiples
@@ -26,9 +26,10 @@
 //! - Calls allocate nothing and never wait for the device; after
 //!   [`prepare`](microseq_core::Device::prepare) they can be captured in a CUDA graph.
 //!
-//! On GPUs of compute capability 9.0 the environment variable `MICROSEQ_CUDA_KERNELS` chooses, when a
-//! [`Cuda`] is made, between the kernels that are for these alone (`wgmma`, the default) and those for every
-//! GPU (`mma`).
+//! 16-bit types are computed on the matrix units up to a head_dim of 256, all else on the ordinary ones, which take
+//! dozens of times as long. The environment variable `MICROSEQ_CUDA_KERNELS` keeps a [`Cuda`] that is made from the
+//! fastest kernels that its GPU has: `wgmma`, the default, allows all, `mma` those for every GPU, `mma_small` of these
+//! only what needs little shared memory, as GPUs of compute capability 8.6, 8.9 and 12.0 have to.
 //!
 //! # For runtimes
 //!
@@ -37,9 +38,7 @@
 //! current and afterwards puts back what was. Who has no runtime finds [`Buffer`], [`Stream`] and
 //! [`Event`] here.
 //!
-//! The scratch of a backward call grows with the step's queries. On compute capability 9.0, with fewer than
-//! eight K/V heads, several multiprocessors work on the gradients of the same keys, and up to 2 MiB for each come
-//! to it: 277 MB on 132 at most, 14 to 73 MB in the steps of `gpu_pack_2k_kv1`.
+//! The scratch of a backward call grows with the step's queries.
 
 mod args;
 mod context;

@@ -132,11 +132,11 @@ impl Kernels {
         };
         let prepare = load(format!("prepare_{dtype}"), "prepare", 0)?;
         Ok(match shape.variant {
-            Variant::Mma(d) => Self {
+            Variant::Mma { head_dim: d, small } => Self {
                 forward: load(format!("forward_mma_{dtype}_{d}"), "forward", shape.forward_shared)?,
                 prepare,
                 backward: Backward::Together(load(
-                    format!("backward_mma_{dtype}_{d}"),
+                    format!("backward_mma_{}{dtype}_{d}", if small { "small_" } else { "" }),
                     "backward",
                     shape.backward_shared,
                 )?),

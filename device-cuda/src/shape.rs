@@ -6,8 +6,9 @@ use microseq_core::{Attention, DType};
 /// Which kernels compute a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Variant {
-    /// Matrix units, compiled for a head_dim.
-    Mma(usize),
+    /// Matrix units, compiled for a head_dim; in the backward pass with smaller tiles for devices whose blocks have
+    /// little shared memory.
+    Mma { head_dim: usize, small: bool },
     /// f32 arithmetic on the ordinary units.
     Fma,
 }
@@ -23,11 +24,15 @@ pub(crate) struct Shape {
     pub(crate) rows: usize,
     /// Keys of a tile in the backward pass.
     pub(crate) keys: usize,
+    pub(crate) backward_threads: u32,
     pub(crate) backward_shared: usize,
 }
 
-/// Threads of every kernel but forward_mma.
+/// Threads of every kernel for which nothing else is said.
 pub(crate) const THREADS: u32 = 256;
+
+/// Bytes of shared memory that a block may have on compute capability 8.6, 8.9 and 12.0.
+pub(crate) const LITTLE_SHARED: usize = 99 * 1024;
 
 /// Shared memory that a kernel declares itself, besides what its launch asks for.
 const STATIC_SHARED: usize = 1024;
@@ -39,9 +44,9 @@ impl Shape {
         let compiled = [64, 128, 256].into_iter().find(|d| head_dim <= *d);
         match (dtype, compiled) {
             (DType::F16 | DType::Bf16, Some(compiled)) => {
-                let mma = Self::mma(compiled);
-                let needed = mma.backward_shared.max(mma.forward_shared) + STATIC_SHARED;
-                if needed <= shared_limit { mma } else { Self::FMA }
+                let needed = |shape: &Self| shape.backward_shared.max(shape.forward_shared) + STATIC_SHARED;
+                let mut by_size = [false, true].into_iter().map(|small| Self::mma(compiled, small));
+                by_size.find(|shape| needed(shape) <= shared_limit).unwrap_or(Self::FMA)
             }
             _ => Self::FMA,
         }
@@ -54,26 +59,31 @@ impl Shape {
         forward_shared: 0,
         rows: 32,
         keys: 32,
+        backward_threads: THREADS,
         backward_shared: 0,
     };
 
-    const fn mma(head_dim: usize) -> Self {
+    const fn mma(head_dim: usize, small: bool) -> Self {
         const WARPS: usize = 4;
         const FORWARD_KEYS: usize = 64;
         let forward_rows = WARPS * 16 * if head_dim <= 128 { 2 } else { 1 };
-        let (rows, keys, stages) = match head_dim {
-            64 => (128, 128, 2),
-            128 => (64, 128, 2),
-            _ => (64, 64, 1),
+        let (rows, keys, stages, warps) = match (head_dim, small) {
+            (64, false) => (128, 128, 2, 8),
+            (128, false) => (64, 128, 2, 8),
+            (_, false) => (64, 64, 1, 8),
+            (64, true) => (64, 128, 2, 8),
+            (128, true) => (32, 128, 1, 8),
+            (_, true) => (32, 32, 1, 4),
         };
         let (key_tile, query_tile, score_tile) = (keys * head_dim * 2, rows * head_dim * 2, rows * keys * 2);
         Self {
-            variant: Variant::Mma(head_dim),
+            variant: Variant::Mma { head_dim, small },
             forward_rows,
             forward_threads: WARPS as u32 * 32,
             forward_shared: (forward_rows + 2 * FORWARD_KEYS) * head_dim * 2,
             rows,
             keys,
+            backward_threads: warps * 32,
             backward_shared: 2 * key_tile + 2 * score_tile + stages * (2 * query_tile + rows * 8),
         }
     }
@@ -81,7 +91,7 @@ impl Shape {
     /// f32 that a query tile's running dq takes.
     pub(crate) const fn dq_sum_len(&self) -> usize {
         match self.variant {
-            Variant::Mma(head_dim) => self.rows * head_dim,
+            Variant::Mma { head_dim, .. } => self.rows * head_dim,
             Variant::Fma => 0,
         }
     }
@@ -211,10 +221,12 @@ fn wgmma_computes(attention: &Attention, dtype: DType) -> bool {
 
 // kernels/shape.cuh and kernels/shape_sm90.cuh assert the same numbers.
 const _: () = {
-    let (a, b, c) = (Shape::mma(64), Shape::mma(128), Shape::mma(256));
+    let (a, b, c) = (Shape::mma(64, false), Shape::mma(128, false), Shape::mma(256, false));
     assert!(a.forward_shared == 32_768 && a.backward_shared == 165_888);
     assert!(b.forward_shared == 65_536 && b.backward_shared == 164_864);
     assert!(c.forward_shared == 98_304 && c.backward_shared == 147_968);
+    let (a, b, c) = (Shape::mma(64, true), Shape::mma(128, true), Shape::mma(256, true));
+    assert!(a.backward_shared == 99_328 && b.backward_shared == 98_560 && c.backward_shared == 69_888);
     const fn forward(head_dim: usize, shared: usize) -> bool {
         WgmmaForward::compiled(head_dim).shared == shared
     }
@@ -250,11 +262,15 @@ mod tests {
     }
 
     #[test]
-    fn small_devices_and_large_heads_take_the_ordinary_units() {
+    fn blocks_with_little_memory_take_small_tiles_and_large_heads_the_ordinary_units() {
         let choose = |dtype, head_dim, shared| Shape::choose(dtype, head_dim, shared).variant;
-        assert_eq!(choose(DType::Bf16, 65, 163 * 1024), Variant::Mma(128));
-        assert_eq!(choose(DType::F16, 64, 163 * 1024), Variant::Mma(64));
-        assert_eq!(choose(DType::Bf16, 128, 99 * 1024), Variant::Fma);
+        let mma = |head_dim, small| Variant::Mma { head_dim, small };
+        assert_eq!(choose(DType::Bf16, 65, 163 * 1024), mma(128, false));
+        assert_eq!(choose(DType::F16, 64, 163 * 1024), mma(64, false));
+        for head_dim in [64, 128, 256] {
+            assert_eq!(choose(DType::Bf16, head_dim, LITTLE_SHARED), mma(head_dim, true));
+        }
+        assert_eq!(choose(DType::Bf16, 128, 64 * 1024), Variant::Fma);
         assert_eq!(choose(DType::Bf16, 257, 227 * 1024), Variant::Fma);
         assert_eq!(choose(DType::F32, 64, 227 * 1024), Variant::Fma);
     }

@@ -17,7 +17,7 @@ import driver
 import driver_sm90
 from documents import NO_WINDOW, step_documents
 
-if torch.cuda.get_device_capability() == (9, 0) and "--sm80" not in sys.argv:
+if torch.cuda.get_device_capability() == (9, 0) and driver.KERNELS == "wgmma":
     driver = driver_sm90
 Call, Schedule, Scratch, Shape = driver.Call, driver.Schedule, driver.Scratch, driver.Shape
 

@@ -15,6 +15,7 @@ import torch
 
 from documents import visible
 
+KERNELS = os.environ.get("MICROSEQ_CUDA_KERNELS", "wgmma")  # as the crate has it
 PTX = pathlib.Path(os.environ.get("MICROSEQ_PTX", pathlib.Path(__file__).resolve().parents[2] / "ptx"))
 CUDA = ctypes.CDLL("libcuda.so.1")
 NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
@@ -74,7 +75,12 @@ class Shape:
         d = self.head_dim = next(x for x in (64, 128, 256) if head_dim <= x)
         self.forward_rows = 128 if d <= 128 else 64
         self.forward_shared = (self.forward_rows + 128) * d * 2
-        self.rows, self.keys, stages = {64: (128, 128, 2), 128: (64, 128, 2), 256: (64, 64, 1)}[d]
+        small = KERNELS == "mma_small"
+        self.backward = f"backward_mma_{'small_' if small else ''}{self.name}_{d}"
+        self.rows, self.keys, stages, warps = {
+            64: (128, 128, 2, 8), 128: (64, 128, 2, 8), 256: (64, 64, 1, 8)}[d] if not small else {
+            64: (64, 128, 2, 8), 128: (32, 128, 1, 8), 256: (32, 32, 1, 4)}[d]
+        self.threads = 32 * warps
         self.shared = (4 * self.keys * d + 4 * self.rows * self.keys
                        + stages * (4 * self.rows * d + 8 * self.rows))
 
@@ -188,8 +194,7 @@ class Call:
         keys = self.args(s.keys, s.key_count, *gradients)
         launch(f"prepare_{shape.name}", "prepare", s.query_count * kv_heads, 256, rows)
         if shape.mma:
-            launch(f"backward_mma_{shape.name}_{shape.head_dim}", "backward",
-                   s.key_count * kv_heads, 256, keys, shape.shared)
+            launch(shape.backward, "backward", s.key_count * kv_heads, shape.threads, keys, shape.shared)
         else:
             launch(f"backward_dq_fma_{shape.name}", "backward_dq", s.query_count * kv_heads, 256,
                    rows)

@@ -44,7 +44,7 @@ fn kernels_that_there_are_not_are_an_error() {
     if is_under(UNKNOWN_KERNELS, "kernels_that_there_are_not_are_an_error") {
         let error = Cuda::new(AMPERE).err().expect("unknown");
         assert_eq!(error, CudaError::UnknownKernels { given: "fast".into() });
-        assert_eq!(error.to_string(), "MICROSEQ_CUDA_KERNELS is \"fast\", expected mma or wgmma");
+        assert_eq!(error.to_string(), "MICROSEQ_CUDA_KERNELS is \"fast\", expected mma, mma_small or wgmma");
     }
 }
 

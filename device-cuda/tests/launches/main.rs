@@ -3,11 +3,12 @@
 
 mod failures;
 mod hopper;
+mod others;
 mod packed;
 #[path = "../pretended/mod.rs"]
 mod pretended;
 
 fn main() {
-    let tests = [failures::TESTS, hopper::TESTS].concat();
+    let tests = [failures::TESTS, hopper::TESTS, others::TESTS].concat();
     pretended::run(&tests, &[("MICROSEQ_CUDA_KERNELS", "wgmma")]);
 }

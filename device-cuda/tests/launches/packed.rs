@@ -12,6 +12,7 @@ use microseq_cuda::{Buffer, Cuda, CudaError, DeviceMemory, Prepared};
 pub(crate) const AMPERE: usize = 0;
 pub(crate) const HOPPER: usize = 4;
 pub(crate) const OLD: usize = 5;
+pub(crate) const ADA: usize = 6;
 
 /// A launch, as gpu.c writes it down.
 #[repr(C)]

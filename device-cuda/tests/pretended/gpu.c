@@ -10,9 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DEVICES 6
+#define DEVICES 7
 #define DEVICE_HOPPER 4
 #define DEVICE_OLD 5
+#define DEVICE_ADA 6
 #define RANKS 8
 #define PENDING 1024
 
@@ -104,9 +105,9 @@ int cuDeviceGet(int *device, int number) { *device = number; return 0; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     switch (attribute) {
     case 75: *value = device == DEVICE_HOPPER ? 9 : device == DEVICE_OLD ? 7 : 8; break;
-    case 76: *value = device == DEVICE_OLD ? 5 : 0; break;
+    case 76: *value = device == DEVICE_OLD ? 5 : device == DEVICE_ADA ? 9 : 0; break;
     case 16: *value = 132; break; /* multiprocessors */
-    case 97: *value = (device == DEVICE_HOPPER ? 227 : 163) * 1024; break; /* shared memory of a block */
+    case 97: *value = (device == DEVICE_HOPPER ? 227 : device == DEVICE_ADA ? 99 : 163) * 1024; break; /* shared memory of a block */
     default: return 1;
     }
     return 0;
