@@ -30,6 +30,17 @@ struct Tile {
 };
 static_assert(sizeof(Tile) == 24, "src/args.rs has the same size");
 
+// A tile of a document's keys and the query tiles that see some of it, for backward_mma. The walk over these may be cut
+// into several parts, from the last to the first; each then makes sums of its own, which are added to the store one after
+// the other.
+struct Walk {
+    Tile tile;
+    i32 begin, end;  // the query tiles; those of the document count from the one that holds position 0's first query row
+    i32 number;      // of the walk's counter behind those of query tiles, or -1: all of the walk
+    i32 before;      // how many parts of it add their sums before this one
+};
+static_assert(sizeof(Walk) == 40, "src/args.rs has the same size");
+
 // A tile of a document's keys and the query tiles that see some of it, for backward_wgmma, whose query
 // tiles are whole tokens: tile `t` holds the queries at positions [t * tokens, (t + 1) * tokens). The walk
 // over these query tiles may be cut into several parts, from the last to the first; each then makes sums of its
@@ -65,8 +76,8 @@ struct Attention {
     View dk, dv, lse;             // f32; lse has one element per head
     u64 stats;   // Stats [heads][rows], scratch from `prepare`
     u64 dq_sum;  // f32, scratch: running sums of dq, one block per query tile
-    u64 turns;   // u32, scratch: a ticket counter, then one count per query tile and, for 9.0, per walk
-    u64 tiles;   // Tile or KeyTile [tile_count], in the order in which to begin them
+    u64 turns;   // u32, scratch: a ticket counter, then one count per query tile and per walk
+    u64 tiles;   // Tile, Walk or KeyTile [tile_count], in the order in which to begin them
     i32 tile_count;
     i32 turn_count;  // entries of `turns` that `prepare` sets to zero
     i32 rows;        // row stride of `stats` between heads

@@ -8,14 +8,15 @@
 //
 // dk and dv stay in registers: they start as what the store holds and go back there at the end, so
 // steps of a sequence run one after the other continue one sum. Query tiles are cut at multiples of
-// ROWS query rows from the document's begin: cutting a sequence into steps there changes no bit.
+// ROWS query rows from the document's begin: cutting a sequence into steps there changes no bit. Where walks are cut
+// into parts (Walk), sums start with zero and are added to the store in turn.
 //
 // dq of a query tile is a sum over key tiles, that is over blocks. They add in turn, ascending
 // (schedule.cuh): the first starts from zero, the others from `dq_sum`, the last rounds the sum and
 // writes dq. There are no atomic sums, and a document of one key tile needs neither scratch nor
 // turns.
 //
-// Reads q, k, v, dout, stats, tiles (key tiles), turns (set to zero by `prepare`). Writes dq (=) of
+// Reads q, k, v, dout, stats, tiles (walks), turns (set to zero by `prepare`). Writes dq (=) of
 // every row that some key is visible to (`prepare` writes the others), dk (+=), dv (+=).
 #include "query.cuh"
 #include "scores.cuh"
@@ -94,18 +95,9 @@ struct QueryTiles {
     i32 first_tile;   // that holds the document's first query row
     i32 begin, end;   // the tiles this block visits
 
-    __device__ QueryTiles(const Document& document) {
+    __device__ QueryTiles(const Document& document, const Walk& walk) : begin(walk.begin), end(walk.end) {
         shift = document.offset() * document.group;
         first_tile = shift >> ROWS_LOG2;
-        const i32 rows = document.query_rows();
-        begin = first_tile;
-        end = ((shift + rows - 1) >> ROWS_LOG2) + 1;
-        // Only positions from the block's first key on (causal), up to the window behind its last.
-        const i32 key = document.tile.begin;
-        if (document.causal) begin = max(begin, key * document.group / ROWS);
-        const i64 last = i64(key) + KEYS - 1 + document.window - 1;
-        if (last < document.tile.keys)
-            end = min(end, static_cast<i32>(((last + 1) * document.group - 1) / ROWS + 1));
     }
 
     __device__ QueryRows rows(const Document& document, i32 tile) const {
@@ -288,9 +280,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     if (threadIdx.x == 0) ticket = take_ticket(counter);
     __syncthreads();
     const i32 kv_head = ticket % args.kv_heads;
-    const Tile tile = reinterpret_cast<const Tile*>(args.tiles)[ticket / args.kv_heads];
+    const Walk& walk = reinterpret_cast<const Walk*>(args.tiles)[ticket / args.kv_heads];
+    const Tile tile = walk.tile;
     const Document document(tile, args);
-    const QueryTiles tiles(document);
+    const QueryTiles tiles(document, walk);
     const Scores scores(args);
     const ScorePart score_part;
     const KeyPart key_part;
@@ -304,8 +297,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     dk.clear();
     dv.clear();
     const auto take = [](f32& store, f32& sum) { sum = store; };
-    each_gradient(dk, args.dk, document, kv_head, args.head_dim, take);
-    each_gradient(dv, args.dv, document, kv_head, args.head_dim, take);
+    if (walk.number < 0) {
+        each_gradient(dk, args.dk, document, kv_head, args.head_dim, take);
+        each_gradient(dv, args.dv, document, kv_head, args.head_dim, take);
+    }
 
     i32 stage = 0;
     Turn previous;
@@ -373,7 +368,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
     __syncthreads();  // every thread's part of the last dq is on its way
     if (threadIdx.x == 0) previous.pass();
-    const auto put = [](f32& store, f32& sum) { store = canonical(sum); };
-    each_gradient(dk, args.dk, document, kv_head, args.head_dim, put);
-    each_gradient(dv, args.dv, document, kv_head, args.head_dim, put);
+    if (walk.number < 0) {
+        const auto put = [](f32& store, f32& sum) { store = canonical(sum); };
+        each_gradient(dk, args.dk, document, kv_head, args.head_dim, put);
+        each_gradient(dv, args.dv, document, kv_head, args.head_dim, put);
+        return;
+    }
+    Turn turn(turns + i64(walk.number) * args.kv_heads + kv_head, walk.before, false);
+    if (threadIdx.x == 0) turn.wait();
+    __syncthreads();
+    const auto add = [](f32& store, f32& sum) { store = canonical(store + sum); };
+    each_gradient(dk, args.dk, document, kv_head, args.head_dim, add);
+    each_gradient(dv, args.dv, document, kv_head, args.head_dim, add);
+    __syncthreads();
+    if (threadIdx.x == 0) turn.pass();
 }

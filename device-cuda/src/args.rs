@@ -25,6 +25,19 @@ pub(crate) struct Tile {
 }
 const _: () = assert!(size_of::<Tile>() == 24);
 
+/// A tile of a document's keys and the query tiles that see some of it, for `backward_mma`: the walk over these, or a
+/// part of it (`schedule/parts.rs`). `number` is -1 where it is all of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Walk {
+    pub(crate) tile: Tile,
+    pub(crate) begin: i32,
+    pub(crate) end: i32,
+    pub(crate) number: i32,
+    pub(crate) before: i32,
+}
+const _: () = assert!(size_of::<Walk>() == 40);
+
 /// A tile of a document's keys and the query tiles that see some of it, for the kernels of compute
 /// capability 9.0, whose query tiles are whole tokens: tile `t` holds the queries at positions
 /// `t * tokens` to `(t + 1) * tokens`. The walk over these query tiles may be cut into several parts, from

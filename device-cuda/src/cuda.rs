@@ -7,7 +7,6 @@ use crate::memory::DeviceMemory;
 use crate::module::{Kernel, LoadedModule};
 use crate::operand::{aligned, view_of, view_of_mut, views_of_mut};
 use crate::prepared::{self, Prepared};
-use crate::schedule::part;
 use crate::shape::{Shape, THREADS, Variant};
 use crate::stream::Stream;
 use core::ffi::c_void;
@@ -97,11 +96,14 @@ impl Cuda {
         let grain = match shape.variant {
             // One term after the other: nothing depends on tiles.
             Variant::Fma => 1,
-            Variant::Mma { .. } => shape.rows / common_divisor(shape.rows, group),
+            Variant::Mma { .. } => {
+                let rows = shape.rows * shape.part(problem).unwrap_or(1);
+                rows / common_divisor(rows, group)
+            }
         };
         // A call's operands choose between the two.
         match context.wgmma_backward(problem, dtype) {
-            Some(wgmma) => common_multiple(grain, wgmma.rows / group * part(problem).unwrap_or(1)),
+            Some(wgmma) => common_multiple(grain, wgmma.rows / group * wgmma.part(problem).unwrap_or(1)),
             None => grain,
         }
     }

@@ -1,7 +1,7 @@
 //! A problem's metadata on the device, shared by all layers and both passes.
 
 use crate::CudaError;
-use crate::args::{Attention, KeyTile, STATS_BYTES, Tile};
+use crate::args::{Attention, KeyTile, STATS_BYTES, Tile, Walk};
 use crate::memory::Buffer;
 use crate::module::Kernel;
 use crate::schedule::Schedule;
@@ -25,6 +25,8 @@ pub struct Prepared {
     pub(crate) query_tiles: usize,
     pub(crate) key_tiles: usize,
     turns: usize,
+    /// Of these and of walks.
+    counters: usize,
     /// Query tiles, then key tiles, as bytes.
     tiles: Buffer<u8>,
     /// What calls use instead where they can.
@@ -58,13 +60,16 @@ impl Prepared {
         let attention = problem.attention();
         let wanted = problem.shape();
         let shape = Shape::choose(wanted.dtype, wanted.head_dim, context.shared_limit);
-        let schedule = Schedule::new(problem, &shape)?;
+        let schedule = Schedule::new(problem, &shape, context.multiprocessors)?;
         let kernels = {
             let _current = context.enter()?;
             Kernels::load(stream, wanted.dtype, &shape)?
         };
-        let tiles: Vec<u8> =
-            schedule.queries.iter().chain(&schedule.keys).flat_map(|tile| bytes_of(*tile)).collect();
+        let mut tiles: Vec<u8> = schedule.queries.iter().flat_map(|tile| bytes_of(*tile)).collect();
+        match shape.variant {
+            Variant::Mma { .. } => tiles.extend(schedule.keys.iter().flat_map(|walk| bytes_of_walk(*walk))),
+            Variant::Fma => tiles.extend(schedule.keys.iter().flat_map(|walk| bytes_of(walk.tile))),
+        }
         let constants = Attention {
             rows: wanted.q_rows as i32,
             group: attention.group() as i32,
@@ -75,7 +80,7 @@ impl Prepared {
             scale: attention.scale(),
             softcap: attention.softcap().unwrap_or(0.0),
             tile_rows: shape.forward_rows as i32,
-            turn_count: (1 + schedule.turns * wanted.kv_heads) as i32,
+            turn_count: (1 + schedule.counters * wanted.kv_heads) as i32,
             ..Attention::default()
         };
         Ok(Self {
@@ -87,6 +92,7 @@ impl Prepared {
             query_tiles: schedule.queries.len(),
             key_tiles: schedule.keys.len(),
             turns: schedule.turns * wanted.kv_heads,
+            counters: schedule.counters * wanted.kv_heads,
             tiles: Buffer::from_slice(stream, &tiles)?,
             wgmma_forward: wgmma::Forward::new(stream, problem)?,
             wgmma_backward: wgmma::Backward::new(stream, problem)?,
@@ -107,7 +113,7 @@ impl Prepared {
     pub(crate) fn scratch_layout(&self) -> ScratchLayout {
         let stats = self.problem.heads * self.problem.q_rows * STATS_BYTES;
         let turns = stats.next_multiple_of(SCRATCH_ALIGNMENT);
-        let dq_sum = (turns + (1 + self.turns) * size_of::<u32>()).next_multiple_of(SCRATCH_ALIGNMENT);
+        let dq_sum = (turns + (1 + self.counters) * size_of::<u32>()).next_multiple_of(SCRATCH_ALIGNMENT);
         let end = dq_sum + self.turns * self.shape.dq_sum_len() * size_of::<f32>();
         ScratchLayout { turns, dq_sum, end }
     }
@@ -158,6 +164,11 @@ pub(crate) fn bytes_of(tile: Tile) -> impl Iterator<Item = u8> {
     [query_row, queries, key_row, keys, begin, first_turn].into_iter().flat_map(i32::to_ne_bytes)
 }
 
+pub(crate) fn bytes_of_walk(walk: Walk) -> impl Iterator<Item = u8> {
+    let Walk { tile, begin, end, number, before } = walk;
+    bytes_of(tile).chain([begin, end, number, before].into_iter().flat_map(i32::to_ne_bytes))
+}
+
 pub(crate) fn bytes_of_key_tile(tile: KeyTile) -> impl Iterator<Item = u8> {
     // Every field by name, so that none is forgotten.
     #[rustfmt::skip]
@@ -201,5 +212,17 @@ mod tests {
         };
         let expected: Vec<u8> = (0..size_of::<KeyTile>() as i32 / 4).flat_map(i32::to_ne_bytes).collect();
         assert_eq!(bytes_of_key_tile(tile).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn walks_are_written_as_the_kernels_read_them() {
+        let tile = Tile { query_row: 0, queries: 1, key_row: 2, keys: 3, begin: 4, first_turn: 5 };
+        let walk = Walk { tile, begin: 6, end: 7, number: 8, before: 9 };
+        let place = |offset: usize| offset as i32 / 4;
+        assert_eq!(place(offset_of!(Walk, tile)), 0);
+        assert_eq!([offset_of!(Walk, begin), offset_of!(Walk, end)].map(place), [6, 7]);
+        assert_eq!([offset_of!(Walk, number), offset_of!(Walk, before)].map(place), [8, 9]);
+        let expected: Vec<u8> = (0..10_i32).flat_map(i32::to_ne_bytes).collect();
+        assert_eq!(bytes_of_walk(walk).collect::<Vec<_>>(), expected);
     }
 }

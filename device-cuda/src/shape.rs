@@ -1,6 +1,7 @@
 //! The compiled variants and their tile sizes. Twin of `kernels/shape.cuh` and `kernels/shape_sm90.cuh`.
 
 use crate::args::KeyTile;
+use crate::schedule::part;
 use microseq_core::{Attention, DType};
 
 /// Which kernels compute a problem.
@@ -85,6 +86,16 @@ impl Shape {
             keys,
             backward_threads: warps * 32,
             backward_shared: 2 * key_tile + 2 * score_tile + stages * (2 * query_tile + rows * 8),
+        }
+    }
+
+    /// How many query tiles make a part of a walk, where walks are cut: if tiles hold whole tokens, or parts would do so at
+    /// places far apart, at which few cut their sequences into steps.
+    pub(crate) fn part(&self, attention: &Attention) -> Option<usize> {
+        let whole_tokens = self.rows.is_multiple_of(attention.group());
+        match self.variant {
+            Variant::Mma { .. } if whole_tokens => part(attention, self.rows, false),
+            _ => None,
         }
     }
 
@@ -191,6 +202,11 @@ impl WgmmaBackward {
     /// Whether the copy engine brings a piece's dk and dv, beside which there is room for them.
     pub(crate) const fn stages_gradients(&self) -> bool {
         self.head_dim <= 64
+    }
+
+    /// How many query tiles make a part of a walk, where walks are cut.
+    pub(crate) fn part(&self, attention: &Attention) -> Option<usize> {
+        part(attention, self.rows, true)
     }
 
     /// f32 that a query tile's stats take.

@@ -13,7 +13,7 @@ import torch
 
 import driver
 import driver_sm90
-import lists_sm90
+import order
 from documents import NO_WINDOW, step_documents, visible, zeroed_rows
 
 if torch.cuda.get_device_capability() == (9, 0) and driver.KERNELS == "wgmma":
@@ -126,7 +126,7 @@ def case(dtype, head_dim, heads, kv_heads, documents, causal=True, window=NO_WIN
     call = Call(schedule, q, k, v, out, lse, scale, softcap)
     call.forward()
     dk, dv = dkv[:, :kv_heads], dkv[:, kv_heads:]
-    cut = lists_sm90.part_of(kv_heads, window)  # parts add to what is there
+    cut = order.part_of(kv_heads, window, 64)  # parts add to what is there
     if zeroed and not cut and getattr(call, "hopper", lambda *_: False)(dout, dq, dk, dv):
         for _, queries, row, keys in documents:  # what is promised to hold zeros is not read
             low = visible(keys - queries, keys, causal, window)[0]
@@ -205,9 +205,10 @@ def invariants(dtype, head_dim, heads, kv_heads, window):
     group = heads // kv_heads
     shape = Shape(dtype, head_dim)
     schedule_for = lambda documents, zeroed: Schedule(documents, heads, kv_heads, True, window, shape, zeroed)
-    grain = 1 if not shape.mma else shape.rows // math.gcd(shape.rows, group)
+    rows = shape.rows * (shape.part(group, kv_heads) or 1)
+    grain = 1 if not shape.mma else rows // math.gcd(rows, group)
     if getattr(shape, "hopper", False):
-        grain = shape.b_rows // group * (lists_sm90.part_of(kv_heads, window) or 1)
+        grain = shape.b_rows // group * (order.part_of(kv_heads, window, shape.b_rows) or 1)
     name = f"invariants {dtype} d={head_dim} h={heads}/{kv_heads} window={window}"
     lengths, tokens = [700, 30, 0, 1, 333, 900], 2000
     data = [torch.randn(tokens, h, head_dim, device="cuda").to(dtype)
@@ -241,13 +242,13 @@ def invariants(dtype, head_dim, heads, kv_heads, window):
 @contextlib.contextmanager
 def another_order():
     """Schedules made here begin their pieces as if for fewer blocks and a smaller cache."""
-    usual = lists_sm90.in_order
-    lists_sm90.in_order = lambda documents, part, kv_heads, blocks, cached: usual(
-        documents, part, kv_heads, blocks // 16, cached // 8)
+    usual = order.in_order
+    order.in_order = lambda documents, part, kv_heads, blocks, cached, before: usual(
+        documents, part, kv_heads, blocks // 16, cached // 8, before)
     try:
         yield
     finally:
-        lists_sm90.in_order = usual
+        order.in_order = usual
 
 
 def repeats(lengths, heads, kv_heads, window, count, head_dim=128):

@@ -6,6 +6,7 @@ block and the tile lists repeat kernels/args.cuh and src/schedule/.
 
 import ctypes
 import functools
+import itertools
 import math
 import os
 import pathlib
@@ -13,11 +14,13 @@ import struct
 
 import torch
 
-from documents import visible
+from documents import NO_WINDOW, visible
+from order import part_of, pieces
 
 KERNELS = os.environ.get("MICROSEQ_CUDA_KERNELS", "wgmma")  # as the crate has it
 PTX = pathlib.Path(os.environ.get("MICROSEQ_PTX", pathlib.Path(__file__).resolve().parents[2] / "ptx"))
 CUDA = ctypes.CDLL("libcuda.so.1")
+SMS = torch.cuda.get_device_properties(0).multi_processor_count
 NAMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 
 
@@ -67,7 +70,7 @@ class Shape:
     """Tile sizes and shared memory of a variant: kernels/shape.cuh."""
 
     def __init__(self, dtype, head_dim):
-        self.name = NAMES[dtype]
+        self.name, self.columns = NAMES[dtype], head_dim
         self.mma = dtype != torch.float32 and head_dim <= 256
         if not self.mma:
             self.forward_rows = self.rows = self.keys = 32
@@ -83,6 +86,16 @@ class Shape:
         self.threads = 32 * warps
         self.shared = (4 * self.keys * d + 4 * self.rows * self.keys
                        + stages * (4 * self.rows * d + 8 * self.rows))
+
+
+    def part(self, group, kv_heads):
+        """Query tiles of a part of a walk, where walks are cut."""
+        return part_of(kv_heads, NO_WINDOW, self.rows) if self.mma and self.rows % group == 0 else None
+
+
+def part(walk, begin, end, before, _):
+    """The part of a walk that meets these query tiles."""
+    return *walk[:6], begin, end, walk[8], before
 
 
 def tile_list(tiles):
@@ -120,22 +133,27 @@ class Schedule:
             for begin in range(low // shape.keys * shape.keys, high, shape.keys):
                 a = max(first, begin * group // shape.rows) if causal else first
                 b = min(last, ((begin + shape.keys - 1 + window) * group - 1) // shape.rows)
-                mine.append([b - a + 1, query_row, q, key_row, k, begin, turns])
-            for i in reversed(range(len(mine) - 1)):
-                mine[i][0] = max(mine[i][0], mine[i + 1][0])
+                mine.append((query_row, q, key_row, k, begin, turns, a, b + 1, -1, 0))
             if len(mine) > 1:
                 turns += last - first + 1
-            keys += mine
+            keys.append(mine)
         self.queries, self.query_count = tile_list(queries)
-        self.keys, self.key_count = tile_list([tuple(t) for t in keys])
-        self.turns = turns
+        self.turns, self.counters = turns, turns
+        self.part = shape.part(group, kv_heads)
+        if self.part:
+            counter = itertools.count(turns)
+            keys = [[(*walk[:8], next(counter), 0) for walk in mine] for mine in keys]
+            self.counters = next(counter)
+        walks = pieces(keys, self.part, kv_heads, shape.rows * shape.columns * 8, SMS, part, -1)
+        words = [x for walk in walks for x in (walk if shape.mma else walk[:6])]
+        self.keys, self.key_count = torch.tensor(words or [0] * 10, dtype=torch.int32, device="cuda"), len(walks)
 
 
 class Scratch:
     def __init__(self, schedule, rows, heads, kv_heads):
         shape = schedule.shape
         self.stats = torch.full((heads, rows, 2), math.nan, device="cuda")
-        self.turns = torch.full((1 + schedule.turns * kv_heads,), -1, dtype=torch.int32,
+        self.turns = torch.full((1 + schedule.counters * kv_heads,), -1, dtype=torch.int32,
                                 device="cuda")
         wide = shape.rows * shape.head_dim if shape.mma else 0
         self.dq_sum = torch.full((max(1, schedule.turns * kv_heads * wide),), math.nan,

@@ -10,11 +10,10 @@ import struct
 import torch
 
 import driver
-from driver import CUDA, NAMES, aligned, launch, ok, tile_list, view
+from driver import CUDA, NAMES, SMS, aligned, launch, ok, tile_list, view
 from lists_sm90 import lists, share_out
 
 DIMS = (64, 96, 128, 192, 256)
-SMS = torch.cuda.get_device_properties(0).multi_processor_count
 TYPES = {torch.float16: 6, torch.float32: 7, torch.bfloat16: 9}
 
 
@@ -59,7 +58,7 @@ class Schedule(driver.Schedule):
     def __init__(self, documents, heads, kv_heads, causal, window, shape, zeroed_rows=0):
         super().__init__(documents, heads, kv_heads, causal, window, shape)
         if shape.hopper:
-            queries, keys, stats, self.numbers, self.counters = lists(
+            queries, keys, stats, self.numbers, self.counters90 = lists(
                 documents, self.group, kv_heads, causal, window, shape, zeroed_rows, SMS)
             self.queries90, self.query_count90 = tile_list(queries)
             costs = [3 * -(-t[0] // shape.kv_keys) + 2 for t in queries]
@@ -75,7 +74,7 @@ class Scratch(driver.Scratch):
         if schedule.shape.hopper:
             n, shape = schedule.numbers * kv_heads, schedule.shape
             self.stats90 = torch.full((max(n, 1), 2 * shape.b_rows), float("nan"), device="cuda")
-            self.turns90 = torch.full((1 + schedule.counters * kv_heads,), -1, dtype=torch.int32, device="cuda")
+            self.turns90 = torch.full((1 + schedule.counters90 * kv_heads,), -1, dtype=torch.int32, device="cuda")
             self.dq_sum90 = torch.full((max(n, 1) * shape.b_rows * panels(shape.dim) // 4, 256), float("nan"),
                                        device="cuda")
 

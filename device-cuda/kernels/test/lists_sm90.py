@@ -11,17 +11,9 @@ import sys
 import types
 
 from documents import NO_WINDOW, step_documents, visible, zeroed_rows
-from order_sm90 import in_order
+from order import part_of, pieces
 
-MANY_HEADS = 8  # with fewer K/V heads walks are cut
-CACHE_OF_PARTS = 48 << 20
-CACHE_OF_WALKS = 3 * CACHE_OF_PARTS
 CONTINUED, FROM_ZERO, ADDED = range(3)  # DkvSums
-
-
-def part_of(kv_heads, window):
-    """Query tiles that add up their dk and dv before these are added to the store, where that is so."""
-    return (32 if kv_heads <= 2 else 64) if kv_heads < MANY_HEADS or window != NO_WINDOW else None
 
 
 def key_tiles(document, tokens, causal, window, keys, number, sums):
@@ -53,13 +45,10 @@ def key_tiles(document, tokens, causal, window, keys, number, sums):
     return tiles
 
 
-def parts_of(walk, part):
-    """A walk's parts, the last query tiles first."""
-    begin, end, seen, (_, *numbers, before, after) = *walk[6:8], walk[15:17], walk[17:]
-    first, last = begin // part, (end - 1) // part
-    for i in range(last, first - 1, -1):
-        a, b = max(begin, i * part), min(end, (i + 1) * part)
-        yield (*walk[:6], a, b, *walk[8:15], *(min(max(t, a), b) for t in seen), ADDED, *numbers, last - i, i - first)
+def part(walk, begin, end, before, after):
+    """The part of a walk that meets these query tiles."""
+    seen = (min(max(t, begin), end) for t in walk[15:17])  # from where halves are seen
+    return (*walk[:6], begin, end, *walk[8:15], *seen, ADDED, *walk[18:20], before, after)
 
 
 def lists(documents, group, kv_heads, causal, window, shape, zeroed_rows, blocks):
@@ -81,12 +70,9 @@ def lists(documents, group, kv_heads, causal, window, shape, zeroed_rows, blocks
         sums = FROM_ZERO if key_row + k <= zeroed_rows else CONTINUED
         keys.append(key_tiles((query_row, q, key_row, k), tokens, causal, window, shape.b_keys, number, sums))
         number += last - first + 1
-    counter, part = itertools.count(number), part_of(kv_heads, window)
+    counter = itertools.count(number)
     keys = [[(*tile[:-3], next(counter), 0, 0) for tile in tiles] for tiles in keys]
-    if part:
-        keys = [[cut for walk in tiles for cut in parts_of(walk, part)] for tiles in keys]
-    cached = (CACHE_OF_PARTS if part else CACHE_OF_WALKS) // (shape.b_rows * shape.dim * 8 * kv_heads)
-    keys = in_order(keys, part, kv_heads, blocks, cached)
+    keys = pieces(keys, part_of(kv_heads, window, shape.b_rows), kv_heads, shape.b_rows * shape.dim * 8, blocks, part, -2)
     return queries, keys, stats, number, next(counter)
 
 

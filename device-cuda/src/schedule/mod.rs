@@ -10,9 +10,10 @@ mod shares;
 pub(crate) mod wgmma;
 
 pub(crate) use parts::part;
+use parts::pieces;
 
 use crate::CudaError;
-use crate::args::Tile;
+use crate::args::{Tile, Walk};
 use crate::shape::Shape;
 use core::cmp::Reverse;
 use core::ops::Range;
@@ -27,31 +28,49 @@ const GROUP_LIMIT: usize = 65_000;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Schedule {
     pub(crate) queries: Vec<Tile>,
-    pub(crate) keys: Vec<Tile>,
+    pub(crate) keys: Vec<Walk>,
     /// Query tiles that several key tiles add to, for one K/V head.
     pub(crate) turns: usize,
+    /// Counters of these and of walks that are cut.
+    pub(crate) counters: usize,
 }
 
 impl Schedule {
-    pub(crate) fn new(problem: &Problem<'_>, shape: &Shape) -> Result<Self, CudaError> {
+    /// The lists for a device that runs so many blocks at a time.
+    pub(crate) fn new(problem: &Problem<'_>, shape: &Shape, blocks: usize) -> Result<Self, CudaError> {
         check_limits(problem)?;
         let attention = problem.attention();
         let group = attention.group();
         let mut queries = Vec::new();
-        let mut keys = Vec::new();
+        let mut walks = Vec::new();
         let mut turns = 0;
         let mut row = 0;
         for segment in problem.batch().segments() {
             list_blind(row..segment.q_begin, group, shape.forward_rows, &mut queries);
             row = segment.q_begin + segment.q_len;
             list_queries(&segment, attention, shape.forward_rows, &mut queries);
-            turns += list_keys(&segment, attention, shape, turns, &mut keys);
+            let (of_segment, tiles) = walks_of(&segment, attention, shape, turns);
+            turns += if of_segment.len() > 1 { tiles } else { 0 };
+            walks.push(of_segment);
         }
         list_blind(row..problem.batch().q_rows(), group, shape.forward_rows, &mut queries);
         let heads = attention.kv_heads();
-        check("tiles times kv_heads", queries.len().max(keys.len()).saturating_mul(heads))?;
-        check("turns times kv_heads", turns.saturating_mul(heads))?;
-        Ok(Self { queries: longest_first(queries), keys: longest_first(keys), turns })
+        let walk_count: usize = walks.iter().map(Vec::len).sum();
+        check("tiles times kv_heads", queries.len().max(walk_count).saturating_mul(heads))?;
+        check("turns times kv_heads", (turns + walk_count).saturating_mul(heads))?;
+        let (part, counters) = match shape.part(attention) {
+            Some(part) => {
+                walks
+                    .iter_mut()
+                    .flatten()
+                    .zip(turns as i32..)
+                    .for_each(|(walk, number)| walk.number = number);
+                (Some(part), turns + walk_count)
+            }
+            None => (None, turns),
+        };
+        let keys = pieces(walks, part, heads, shape.rows * problem.attention().head_dim() * 8, blocks)?;
+        Ok(Self { queries: longest_first(queries), keys, turns, counters })
     }
 }
 
@@ -152,46 +171,37 @@ fn visible(segment: &Segment, attention: &Attention, query: usize) -> Range<usiz
     begin as usize..end as usize
 }
 
-/// Lists the tiles of a document's keys in ascending order and returns how many turns they take.
-/// Sorting keeps their order: a block may wait only for blocks that begin before it.
-fn list_keys(
+/// The tiles of a document's keys in ascending order with the query tiles that see some of them, and how many query tiles
+/// the document has.
+fn walks_of(
     segment: &Segment,
     attention: &Attention,
     shape: &Shape,
     first_turn: usize,
-    tiles: &mut Vec<Weighed>,
-) -> usize {
+) -> (Vec<Walk>, usize) {
     let seen = seen_by(segment, attention, 0, segment.q_len - 1);
     if seen.is_empty() {
-        return 0;
+        return (Vec::new(), 0);
     }
     let (rows, group) = (shape.rows as i64, attention.group() as i64);
     let shift = (segment.k_len as i64 - segment.q_len as i64) * group;
     let first = shift.div_euclid(rows);
-    let last = (shift + segment.q_len as i64 * group - 1).div_euclid(rows);
-    let begin = tiles.len();
-    for key in (seen.start / shape.keys * shape.keys..seen.end).step_by(shape.keys) {
-        let key_first = key as i64 * group / rows;
-        let begin = if attention.mask().causal { first.max(key_first) } else { first };
-        let window_last =
-            ((key as i64 + shape.keys as i64 - 1 + window(attention)) * group - 1).div_euclid(rows);
-        let weight = last.min(window_last) - begin + 1;
-        let tile = Tile { begin: key as i32, first_turn: first_turn as i32, ..tile_of(segment) };
-        tiles.push((weight.max(0) as u64, tile));
-    }
-    let mine = &mut tiles[begin..];
-    keep_in_order(mine);
-    if mine.len() > 1 { (last - first + 1) as usize } else { 0 }
-}
-
-/// Lets every tile weigh at least as much as those behind it, so that sorting by weight leaves them
-/// behind it.
-fn keep_in_order<T>(tiles: &mut [Weighed<T>]) {
-    let mut heaviest = 0;
-    for (weight, _) in tiles.iter_mut().rev() {
-        heaviest = heaviest.max(*weight);
-        *weight = heaviest;
-    }
+    let end = (shift + segment.q_len as i64 * group - 1).div_euclid(rows) + 1;
+    let walk = |key: usize| {
+        // From the first key on (causal), up to the window behind the last.
+        let (key_begin, key_end) = (key as i64, (key + shape.keys) as i64);
+        let begin = if attention.mask().causal { first.max(key_begin * group / rows) } else { first };
+        let last = ((key_end - 1 + window(attention)) * group - 1).div_euclid(rows);
+        Walk {
+            tile: Tile { begin: key as i32, first_turn: first_turn as i32, ..tile_of(segment) },
+            begin: begin as i32,
+            end: end.min(last + 1) as i32,
+            number: -1,
+            before: 0,
+        }
+    };
+    let walks = (seen.start / shape.keys * shape.keys..seen.end).step_by(shape.keys).map(walk).collect();
+    (walks, (end - first) as usize)
 }
 
 #[cfg(test)]
@@ -199,7 +209,7 @@ mod tests {
     use super::*;
     use core::num::NonZeroUsize;
     use microseq_core::{DType, Varlen};
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     /// Documents with more keys than queries, fewer, none, and rows of no document between them.
     const Q: [i32; 6] = [3, 303, 303, 1003, 1010, 1500];
@@ -227,7 +237,7 @@ mod tests {
 
     fn schedule(problem: &Problem<'_>) -> (Shape, Schedule) {
         let shape = Shape::choose(DType::Bf16, 128, 163 * 1024);
-        (shape, Schedule::new(problem, &shape).expect("small"))
+        (shape, Schedule::new(problem, &shape, 132).expect("small"))
     }
 
     #[test]
@@ -247,6 +257,16 @@ mod tests {
         }
     }
 
+    /// The walks over a key tile of a document, by its first row and its number.
+    fn by_key_tile(shape: &Shape, schedule: &Schedule) -> BTreeMap<(usize, usize), Vec<Walk>> {
+        let mut walks: BTreeMap<_, Vec<Walk>> = BTreeMap::new();
+        for walk in &schedule.keys {
+            let place = (walk.tile.key_row as usize, walk.tile.begin as usize / shape.keys);
+            walks.entry(place).or_default().push(*walk);
+        }
+        walks
+    }
+
     #[test]
     fn every_visible_key_is_in_one_tile_and_others_in_none() {
         for problem in problems() {
@@ -258,24 +278,82 @@ mod tests {
                     expected.extend(mask.keys(i, s.q_len, s.k_len).map(|j| (s.k_begin, j / shape.keys)));
                 }
             }
-            let listed: Vec<_> = schedule
-                .keys
-                .iter()
-                .map(|tile| (tile.key_row as usize, tile.begin as usize / shape.keys))
-                .collect();
-            assert_eq!(listed.iter().copied().collect::<BTreeSet<_>>(), expected, "{mask:?}");
-            assert_eq!(listed.len(), expected.len(), "{mask:?}");
+            let listed = by_key_tile(&shape, &schedule);
+            assert_eq!(listed.keys().copied().collect::<BTreeSet<_>>(), expected, "{mask:?}");
         }
     }
 
-    /// What keeps waiting from lasting for ever.
+    /// Every query tile that sees some of a key tile is met by one of its walk's parts.
     #[test]
-    fn key_tiles_of_a_document_ascend() {
+    fn queries_are_met_once() {
+        for problem in problems() {
+            let (shape, schedule) = schedule(&problem);
+            let (mask, group) = (problem.attention().mask(), problem.attention().group());
+            let walks = by_key_tile(&shape, &schedule);
+            for s in problem.batch().segments() {
+                for i in 0..s.q_len {
+                    let row = (i + s.k_len) as i64 - s.q_len as i64;
+                    let t = (row * group as i64).div_euclid(shape.rows as i64) as i32;
+                    for key_tile in mask.keys(i, s.q_len, s.k_len).map(|j| j / shape.keys) {
+                        let meets = |walk: &&Walk| (walk.begin..walk.end).contains(&t);
+                        assert_eq!(
+                            walks[&(s.k_begin, key_tile)].iter().filter(meets).count(),
+                            1,
+                            "{mask:?} {i}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// Parts are cut at the same places, have their walk's counter, and say how many come before; whole walks have none.
+    #[test]
+    fn parts_know_their_walk() {
+        let mut kinds = BTreeSet::new();
+        for problem in problems() {
+            let (shape, schedule) = schedule(&problem);
+            let part = shape.part(problem.attention()).map(|part| part as i32);
+            let mut numbers = BTreeSet::new();
+            for walks in by_key_tile(&shape, &schedule).values_mut() {
+                walks.sort_by_key(|walk| Reverse(walk.begin));
+                let befores = walks.iter().map(|walk| walk.before);
+                assert!(befores.eq(0..walks.len() as i32));
+                assert!(walks.windows(2).all(|pair| pair[0].begin == pair[1].end));
+                assert!(walks.iter().all(|walk| walk.number == walks[0].number));
+                kinds.insert((part.is_some(), walks.len().min(2)));
+                let Some(part) = part else {
+                    assert_eq!((walks.len(), walks[0].number), (1, -1));
+                    continue;
+                };
+                assert!(numbers.insert(walks[0].number as usize));
+                let number = |t: i32| t.div_euclid(part);
+                assert!(walks.iter().all(|walk| number(walk.begin) == number(walk.end - 1)));
+            }
+            let counters = schedule.turns..schedule.counters;
+            assert_eq!(numbers, counters.collect());
+        }
+        assert!(kinds.contains(&(false, 1)) && kinds.contains(&(true, 2)), "{kinds:?}");
+    }
+
+    /// What keeps waiting from lasting for ever: a piece waits for earlier keys that meet the same queries, and for the
+    /// parts of its own walk before.
+    #[test]
+    fn what_a_walk_waits_for_comes_before_it() {
         for problem in problems() {
             let (_, schedule) = schedule(&problem);
-            for (i, tile) in schedule.keys.iter().enumerate() {
-                let earlier = schedule.keys[..i].iter().filter(|other| other.key_row == tile.key_row);
-                assert!(earlier.clone().all(|other| other.begin < tile.begin), "{:?}", problem.attention());
+            for (i, walk) in schedule.keys.iter().enumerate() {
+                let waits = |other: &&Walk| {
+                    let (own, others) = (walk.tile, other.tile);
+                    own.key_row == others.key_row
+                        && if own.begin == others.begin {
+                            other.before < walk.before
+                        } else {
+                            others.begin < own.begin && other.begin < walk.end && walk.begin < other.end
+                        }
+                };
+                let behind = &schedule.keys[i + 1..];
+                assert!(!behind.iter().any(|other| waits(&other)), "{:?}", problem.attention());
             }
         }
     }
@@ -287,7 +365,7 @@ mod tests {
         let attention = Attention::new(4, 1, 128).expect("heads");
         let problem = Problem::new(attention, varlen, DType::Bf16).expect("legal");
         let shape = Shape::choose(DType::Bf16, 128, 163 * 1024);
-        match Schedule::new(&problem, &shape) {
+        match Schedule::new(&problem, &shape, 132) {
             Err(CudaError::TooLarge { given, limit, .. }) => assert!(given > limit),
             other => panic!("{other:?}"),
         }

@@ -6,7 +6,6 @@
 //! chain, and who begins with the one before lags behind it all the way. And the parts of a walk add to the same dk and
 //! dv when they end.
 
-use crate::args::KeyTile;
 use core::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -20,24 +19,35 @@ const TURN: i64 = 24;
 /// costs little.
 const ADD: i64 = 64;
 
+/// What must be known of a piece: the query tiles that a tile of keys meets, and how many parts of the walk come before.
+pub(super) trait Span: Copy {
+    fn begin(&self) -> i32;
+    fn end(&self) -> i32;
+    fn before(&self) -> i32;
+}
+
 /// The pieces of a step's documents in the order in which blocks should begin them. They are given key tile by key tile,
 /// the last part of each first; `part` is how many query tiles a part has, where walks are cut. Chains of no more than
 /// `cached` query tiles are begun at a time.
-pub(super) fn in_order(
-    documents: &[Vec<KeyTile>],
+pub(super) fn in_order<T: Span>(
+    documents: &[Vec<T>],
     part: Option<i32>,
     heads: usize,
     blocks: usize,
     cached: i64,
-) -> Vec<KeyTile> {
+) -> Vec<T> {
     let mut trial = Trial { pieces: Vec::new(), chains: Vec::new() };
     documents.iter().for_each(|tiles| trial.add_document(tiles, part));
     trial.reckon_paths();
-    trial.run(heads, blocks, cached)
+    let order = trial.run(heads, blocks, cached);
+    let tiles: Vec<_> = documents.iter().flatten().collect();
+    order.into_iter().map(|i| *tiles[i]).collect()
 }
 
 struct Piece {
-    tile: KeyTile,
+    /// The query tiles.
+    begin: i32,
+    end: i32,
     chain: usize,
     /// The chain's next, and the walk's.
     next: [Option<usize>; 2],
@@ -71,7 +81,7 @@ struct Trial {
 
 impl Piece {
     fn time(&self) -> i64 {
-        TILE * i64::from(self.tile.end - self.tile.begin) + ENDS
+        TILE * i64::from(self.end - self.begin) + ENDS
     }
 }
 
@@ -84,8 +94,8 @@ impl Chain {
 }
 
 impl Trial {
-    fn add_document(&mut self, tiles: &[KeyTile], part: Option<i32>) {
-        let number = |tile: &KeyTile| part.map_or(0, |part| tile.begin.div_euclid(part));
+    fn add_document<T: Span>(&mut self, tiles: &[T], part: Option<i32>) {
+        let number = |tile: &T| part.map_or(0, |part| tile.begin().div_euclid(part));
         let lowest = tiles.iter().map(number).min().unwrap_or(0);
         let first_chain = self.chains.len();
         let mut newest = Vec::new();
@@ -108,18 +118,19 @@ impl Trial {
     }
 
     /// Adds a piece behind the `newest` of its chain and returns its number.
-    fn add(&mut self, tile: KeyTile, chain: usize, newest: Option<usize>) -> usize {
+    fn add(&mut self, tile: impl Span, chain: usize, newest: Option<usize>) -> usize {
         let i = self.pieces.len();
-        let part_before = (tile.before > 0).then(|| i - 1);
+        let part_before = (tile.before() > 0).then(|| i - 1);
         for (kind, before) in [newest, part_before].into_iter().enumerate() {
             if let Some(before) = before {
                 self.pieces[before].next[kind] = Some(i);
             }
         }
         let waits = newest.iter().chain(&part_before).count();
-        self.pieces.push(Piece { tile, chain, next: [None; 2], waits, at: 0, path: 0 });
+        let (begin, end) = (tile.begin(), tile.end());
+        self.pieces.push(Piece { begin, end, chain, next: [None; 2], waits, at: 0, path: 0 });
         let chain = &mut self.chains[chain];
-        (chain.begin, chain.end) = (chain.begin.min(tile.begin), chain.end.max(tile.end));
+        (chain.begin, chain.end) = (chain.begin.min(begin), chain.end.max(end));
         chain.first = chain.first.or(Some(i));
         chain.left += 1;
         i
@@ -129,7 +140,7 @@ impl Trial {
     fn waiting_for(&self, piece: &Piece) -> impl Iterator<Item = (usize, i64)> + use<> {
         let [chain, walk] = piece.next;
         // Both walk down from their last query tiles.
-        let behind = |next: &Piece| TURN + TILE * i64::from(piece.tile.end - next.tile.end);
+        let behind = |next: &Piece| TURN + TILE * i64::from(piece.end - next.end);
         let chain = chain.map(|next| (next, behind(&self.pieces[next])));
         let walk = walk.map(|next| (next, piece.time() + ADD - self.pieces[next].time()));
         chain.into_iter().chain(walk)
@@ -144,7 +155,7 @@ impl Trial {
     }
 
     /// Lets blocks take pieces: always, of those that need not wait, the one with the longest path behind it.
-    fn run(mut self, heads: usize, blocks: usize, cached: i64) -> Vec<KeyTile> {
+    fn run(mut self, heads: usize, blocks: usize, cached: i64) -> Vec<usize> {
         let mut order = Vec::with_capacity(self.pieces.len());
         let mut free: BinaryHeap<_> = (0..blocks).map(|_| Reverse(0)).collect();
         let mut choice = Choice { cached, ..Choice::default() };
@@ -152,7 +163,7 @@ impl Trial {
         waiting_for_none.for_each(|(i, piece)| choice.add(i, piece));
         while let Some(i) = choice.take(&self.pieces, &mut self.chains) {
             let piece = &self.pieces[i];
-            order.push(piece.tile);
+            order.push(i);
             for _ in 0..heads {
                 if let Some(mut first) = free.peek_mut() {
                     *first = Reverse(choice.now.max(first.0) + piece.time());
@@ -238,6 +249,7 @@ impl Choice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::KeyTile;
 
     /// A causal document's walks, a key tile for every query tile.
     fn document(number: i32, tiles: i32) -> Vec<KeyTile> {

@@ -1,8 +1,7 @@
 //! The lists of the kernels for compute capability 9.0, whose query tiles are whole tokens with all heads
 //! of a K/V group. Twin of `kernels/piece.cuh`.
 
-use super::order::in_order;
-use super::parts::{count_parts, part, parts_of};
+use super::parts::pieces;
 use super::shares::share_out;
 use super::{blind, check, check_limits, list_queries, tile_of, visible, window};
 use crate::CudaError;
@@ -41,11 +40,6 @@ impl Forward {
     }
 }
 
-/// What the device's cache holds, roughly: chains of parts are in use as a whole.
-const CACHE_OF_PARTS: usize = 48 << 20;
-/// Of whole walks that follow each other at some distance, a third of the queries they meet is in use at a time.
-const CACHE_OF_WALKS: usize = 3 * CACHE_OF_PARTS;
-
 /// The tiles of the backward pass.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Backward {
@@ -64,8 +58,7 @@ impl Backward {
         blocks: usize,
     ) -> Result<Self, CudaError> {
         check_limits(problem)?;
-        let (heads, part) = (problem.attention().kv_heads(), part(problem.attention()));
-        let part = part.map(|part| part as i32);
+        let heads = problem.attention().kv_heads();
         let mut lists = Lists::new(problem, shape);
         each_segment(problem, |segment| lists.add(segment));
         let Lists { mut walks, walk_count, stats, .. } = lists;
@@ -73,16 +66,10 @@ impl Backward {
         // A ticket counter is before those.
         check("tiles times kv_heads", counters.saturating_mul(heads).saturating_add(1))?;
         walks.iter_mut().flatten().for_each(|walk| walk.walk += stats.len() as i32);
-        if let Some(part) = part {
-            let parts: usize = walks.iter().flatten().map(|walk| count_parts(walk, part)).sum();
-            check("parts of walks times kv_heads", parts.saturating_mul(heads))?;
-            let cut = |walks: Vec<_>| walks.into_iter().flat_map(|walk| parts_of(walk, part)).collect();
-            walks = walks.into_iter().map(cut).collect();
-        }
         // q and dout in 16 bits, dq in 32.
-        let query_tile = shape.rows * shape.head_dim * 8 * heads;
-        let cached = if part.is_some() { CACHE_OF_PARTS } else { CACHE_OF_WALKS } / query_tile;
-        Ok(Self { keys: in_order(&walks, part, heads, blocks, cached as i64), counters, stats })
+        let query_tile = shape.rows * shape.head_dim * 8;
+        let part = shape.part(problem.attention());
+        Ok(Self { keys: pieces(walks, part, heads, query_tile, blocks)?, counters, stats })
     }
 }
 
@@ -256,7 +243,6 @@ impl<'a> Document<'a> {
 mod tests {
     use super::*;
     use crate::prepared::bytes_of_key_tile;
-    use crate::schedule::part;
     use crate::schedule::tests::problems;
     use std::collections::BTreeMap;
 
@@ -475,13 +461,13 @@ mod tests {
     #[test]
     fn parts_come_to_the_store_one_after_the_other() {
         let mut seen = BTreeMap::new();
-        each_schedule(|problem, _, schedule, _| {
+        each_schedule(|problem, shape, schedule, _| {
             let mut walks: BTreeMap<i32, Vec<&KeyTile>> = BTreeMap::new();
             for tile in &schedule.keys {
                 walks.entry(tile.walk).or_default().push(tile);
             }
             let attention = problem.attention();
-            let part = part(attention).map(|part| part as i32);
+            let part = shape.part(attention).map(|part| part as i32);
             let (few, windowed) = (attention.kv_heads() < 8, attention.mask().window.is_some());
             assert_eq!(part, if few { Some(32) } else { windowed.then_some(64) });
             for (walk, mut parts) in walks {

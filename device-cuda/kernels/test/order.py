@@ -1,10 +1,37 @@
-"""In which order blocks take pieces of the backward's work: twin of src/schedule/order.rs, which says why."""
+"""Parts of the backward's walks, and in which order blocks take them: twin of src/schedule/parts.rs and order.rs, which
+say why. A walk is a list whose elements 6 and 7 are the first of its query tiles and the one behind the last."""
 
 import heapq
 import itertools
 
+from documents import NO_WINDOW
+
+MANY_HEADS = 8  # with fewer K/V heads walks are cut
+CACHE_OF_PARTS = 48 << 20
+CACHE_OF_WALKS = 3 * CACHE_OF_PARTS
 TILE, ENDS, TURN, ADD = 10, 31, 24, 64
-BEGIN, END, BEFORE = 6, 7, -2  # of a KeyTile
+BEGIN, END = 6, 7
+
+
+def part_of(kv_heads, window, rows):
+    """Query tiles of so many rows that add up their dk and dv before these are added to the store, where that is so."""
+    return (2048 if kv_heads <= 2 else 4096) // rows if kv_heads < MANY_HEADS or window != NO_WINDOW else None
+
+
+def parts_of(walk, part):
+    """The parts that a walk has, the last query tiles first: begin, end, and how many come before and after."""
+    first, last = walk[BEGIN] // part, (walk[END] - 1) // part
+    for i in range(last, first - 1, -1):
+        yield max(walk[BEGIN], i * part), min(walk[END], (i + 1) * part), last - i, i - first
+
+
+def pieces(walks, part, kv_heads, query_tile, blocks, cut, before):
+    """Walks by document in parts, in the order in which blocks should begin them. `cut(walk, ...)` makes one of what
+    `parts_of` says of it; element `before` of it is how many parts come before. A query tile takes so many bytes."""
+    if part:
+        walks = [[cut(walk, *of_walk) for walk in mine for of_walk in parts_of(walk, part)] for mine in walks]
+    cached = (CACHE_OF_PARTS if part else CACHE_OF_WALKS) // (query_tile * kv_heads)
+    return in_order(walks, part, kv_heads, blocks, cached, before)
 
 
 class Piece:
@@ -30,7 +57,7 @@ class Chain:
         return max(p.tile[END] for p in self.pieces) - min(p.tile[BEGIN] for p in self.pieces)
 
 
-def pieces_of(documents, part):
+def linked(documents, part, before):
     pieces = []
     for tiles in documents:
         chains = {}
@@ -39,9 +66,9 @@ def pieces_of(documents, part):
             piece = Piece(tile, chain)
             if chain.pieces:
                 chain.pieces[-1].next_keys = piece
-            if tile[BEFORE]:
+            if tile[before]:
                 pieces[-1].next_part = piece
-            piece.waits = bool(chain.pieces) + bool(tile[BEFORE])
+            piece.waits = bool(chain.pieces) + bool(tile[before])
             chain.pieces.append(piece)
             pieces.append(piece)
         numbers = sorted(chains)
@@ -55,9 +82,9 @@ def pieces_of(documents, part):
     return pieces
 
 
-def in_order(documents, part, kv_heads, blocks, cached):
+def in_order(documents, part, kv_heads, blocks, cached, before):
     """Pieces in the order in which blocks should begin them, given key tile by key tile, the last part of each first."""
-    pieces = pieces_of(documents, part)
+    pieces = linked(documents, part, before)
     free, now, tiles, order = [0] * blocks, 0, 0, []
     later = [(0, *p.rank) for p in pieces if not p.waits]
     heapq.heapify(later)
