@@ -13,8 +13,7 @@
 //
 // dq of a query tile is a sum over key tiles, that is over blocks. They add in turn, ascending
 // (schedule.cuh): the first starts from zero, the others from `dq_sum`, the last rounds the sum and
-// writes dq. There are no atomic sums, and a document of one key tile needs neither scratch nor
-// turns.
+// writes dq. There are no atomic sums, and a document of one key tile needs neither `dq_sum` nor turns for dq.
 //
 // Reads q, k, v, dout, stats, tiles (walks), turns (set to zero by `prepare`). Writes dq (=) of
 // every row that some key is visible to (`prepare` writes the others), dk (+=), dv (+=).

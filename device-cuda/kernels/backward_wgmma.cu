@@ -18,7 +18,7 @@
 // dq of a query tile is a sum over key tiles, that is over blocks. They add in turn, ascending
 // (schedule.cuh): the first stores to `dq_sum`, the others add in the L2 cache, the last adds in
 // registers, rounds and writes dq. There are no sums in an order of chance, and a document of one key
-// tile needs neither scratch nor turns.
+// tile needs neither `dq_sum` nor turns for dq.
 //
 // Reads q, k, v, dout, stats (tensor maps), tiles (key tiles), turns (set to zero by `prepare_wgmma`).
 // Writes dq (=) of every row that some key is visible to (`prepare_wgmma` writes the others), dk (+=),

@@ -108,9 +108,9 @@ struct QueryRows {
 };
 
 // The order of the dq sums. Every query tile is met by a run of key tiles, which must add to its
-// dq in ascending order. `turns[t]` counts how many have. Work is handed out by a ticket, and the
-// host's list has a document's key tiles in ascending order: a block waits only for blocks whose
-// tickets came earlier, so all of them run already and waiting ends.
+// dq in ascending order. `turns[t]` counts how many have. So do the parts of a walk for their dk and dv, last to
+// first, at their ends. Work is handed out by a ticket, and the host's list has whoever must add earlier earlier: a block
+// waits only for blocks whose tickets came before, so all of them run already and waiting ends.
 //
 // One thread of a block speaks for it. Barriers of the block order the others' accesses: those
 // before come before `follow` and `pass`, those after come after `wait`.

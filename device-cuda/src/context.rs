@@ -3,7 +3,7 @@
 use crate::CudaError;
 use crate::driver::Driver;
 use crate::module::Modules;
-use crate::shape::{LITTLE_SHARED, WgmmaBackward, WgmmaForward};
+use crate::shape::{LITTLE_SHARED, Shape, WgmmaBackward, WgmmaForward};
 use core::ffi::{c_int, c_uint};
 use cust::sys::{CUcontext, CUdevice, CUdevice_attribute};
 use microseq_core::{Attention, DType};
@@ -92,6 +92,13 @@ impl Context {
     /// The backward kernel, likewise.
     pub(crate) fn wgmma_backward(&self, attention: &Attention, dtype: DType) -> Option<WgmmaBackward> {
         self.has_warpgroups.then(|| WgmmaBackward::choose(attention, dtype)).flatten()
+    }
+
+    /// How many query tiles make a part of a walk for the other backward kernels, where walks are cut: not where these take
+    /// calls with uneven views only. Such lists may have millions of parts.
+    pub(crate) fn part(&self, shape: &Shape, attention: &Attention, dtype: DType) -> Option<usize> {
+        let seldom = self.wgmma_backward(attention, dtype).is_some();
+        if seldom { None } else { shape.part(attention) }
     }
 
     /// Makes the context the thread's current one until the guard goes.

@@ -97,7 +97,7 @@ impl Cuda {
             // One term after the other: nothing depends on tiles.
             Variant::Fma => 1,
             Variant::Mma { .. } => {
-                let rows = shape.rows * shape.part(problem).unwrap_or(1);
+                let rows = shape.rows * context.part(&shape, problem, dtype).unwrap_or(1);
                 rows / common_divisor(rows, group)
             }
         };

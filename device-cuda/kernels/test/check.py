@@ -244,7 +244,7 @@ def another_order():
     """Schedules made here begin their pieces as if for fewer blocks and a smaller cache."""
     usual = order.in_order
     order.in_order = lambda documents, part, kv_heads, blocks, cached, before: usual(
-        documents, part, kv_heads, blocks // 16, cached // 8, before)
+        documents, part, kv_heads, max(1, blocks // 16), cached // 8, before)
     try:
         yield
     finally:

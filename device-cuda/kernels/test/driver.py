@@ -18,6 +18,7 @@ from documents import NO_WINDOW, visible
 from order import part_of, pieces
 
 KERNELS = os.environ.get("MICROSEQ_CUDA_KERNELS", "wgmma")  # as the crate has it
+assert KERNELS in ("wgmma", "mma", "mma_small"), KERNELS
 PTX = pathlib.Path(os.environ.get("MICROSEQ_PTX", pathlib.Path(__file__).resolve().parents[2] / "ptx"))
 CUDA = ctypes.CDLL("libcuda.so.1")
 SMS = torch.cuda.get_device_properties(0).multi_processor_count
@@ -29,6 +30,14 @@ def ok(code):
         text = ctypes.c_char_p()
         CUDA.cuGetErrorString(code, ctypes.byref(text))
         raise RuntimeError(f"CUDA error {code}: {text.value.decode() if text.value else '?'}")
+
+
+@functools.cache
+def little_shared():
+    """Whether a block may not have the shared memory that large tiles take."""
+    bytes_ = ctypes.c_int()
+    ok(CUDA.cuDeviceGetAttribute(ctypes.byref(bytes_), 97, torch.cuda.current_device()))
+    return bytes_.value < 163 * 1024
 
 
 @functools.cache
@@ -78,7 +87,7 @@ class Shape:
         d = self.head_dim = next(x for x in (64, 128, 256) if head_dim <= x)
         self.forward_rows = 128 if d <= 128 else 64
         self.forward_shared = (self.forward_rows + 128) * d * 2
-        small = KERNELS == "mma_small"
+        small = KERNELS == "mma_small" or little_shared()
         self.backward = f"backward_mma_{'small_' if small else ''}{self.name}_{d}"
         self.rows, self.keys, stages, warps = {
             64: (128, 128, 2, 8), 128: (64, 128, 2, 8), 256: (64, 64, 1, 8)}[d] if not small else {

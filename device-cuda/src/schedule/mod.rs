@@ -1,4 +1,5 @@
-//! Who works on what, in which order: exact lists of tiles, longest first, made once for all layers.
+//! Who works on what, in which order: exact lists of tiles, made once for all layers: of queries, longest first, and
+//! of keys, in an order in which blocks wait little for each other (`order.rs`).
 //! Twin of `kernels/schedule.cuh`, which has the words: query rows, positions, turns.
 //!
 //! This file has what all kernels share and the lists of most; those for compute capability 9.0 are cut
@@ -9,12 +10,11 @@ mod parts;
 mod shares;
 pub(crate) mod wgmma;
 
-pub(crate) use parts::part;
-use parts::pieces;
+use parts::{Part, parts_in_order};
 
 use crate::CudaError;
 use crate::args::{Tile, Walk};
-use crate::shape::Shape;
+use crate::shape::{Shape, Variant};
 use core::cmp::Reverse;
 use core::ops::Range;
 use microseq_core::{Attention, Problem, Segment};
@@ -36,8 +36,14 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// The lists for a device that runs so many blocks at a time.
-    pub(crate) fn new(problem: &Problem<'_>, shape: &Shape, blocks: usize) -> Result<Self, CudaError> {
+    /// The lists for a device that runs so many blocks at a time, with walks cut into parts of so many query tiles or
+    /// whole.
+    pub(crate) fn new(
+        problem: &Problem<'_>,
+        shape: &Shape,
+        part: Option<usize>,
+        blocks: usize,
+    ) -> Result<Self, CudaError> {
         check_limits(problem)?;
         let attention = problem.attention();
         let group = attention.group();
@@ -55,21 +61,27 @@ impl Schedule {
         }
         list_blind(row..problem.batch().q_rows(), group, shape.forward_rows, &mut queries);
         let heads = attention.kv_heads();
-        let walk_count: usize = walks.iter().map(Vec::len).sum();
-        check("tiles times kv_heads", queries.len().max(walk_count).saturating_mul(heads))?;
-        check("turns times kv_heads", (turns + walk_count).saturating_mul(heads))?;
-        let (part, counters) = match shape.part(attention) {
-            Some(part) => {
-                walks
-                    .iter_mut()
-                    .flatten()
-                    .zip(turns as i32..)
-                    .for_each(|(walk, number)| walk.number = number);
-                (Some(part), turns + walk_count)
+        let tiles = |walk: &Walk| walk.begin..walk.end;
+        let spans: Vec<Vec<_>> = walks.iter().map(|walks| walks.iter().map(tiles).collect()).collect();
+        let mut walks = walks.concat();
+        let counters = turns + if part.is_some() { walks.len() } else { 0 };
+        check("tiles times kv_heads", queries.len().max(walks.len()).saturating_mul(heads))?;
+        check("turns times kv_heads", counters.saturating_mul(heads))?;
+        if part.is_some() {
+            walks.iter_mut().zip(turns as i32..).for_each(|(walk, number)| walk.number = number);
+        }
+        let keys = match shape.variant {
+            Variant::Mma { head_dim, .. } => {
+                let parts = parts_in_order(&spans, part, heads, shape.rows * head_dim * 8, blocks)?;
+                let piece =
+                    |Part { walk, begin, end, before, .. }| Walk { begin, end, before, ..walks[walk] };
+                parts.into_iter().map(piece).collect()
             }
-            None => (None, turns),
+            // Blocks do not wait for each other.
+            Variant::Fma => {
+                longest_first(walks.into_iter().map(|walk| (tiles(&walk).len() as u64, walk)).collect())
+            }
         };
-        let keys = pieces(walks, part, heads, shape.rows * problem.attention().head_dim() * 8, blocks)?;
         Ok(Self { queries: longest_first(queries), keys, turns, counters })
     }
 }
@@ -207,6 +219,7 @@ fn walks_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shape::LITTLE_SHARED;
     use core::num::NonZeroUsize;
     use microseq_core::{DType, Varlen};
     use std::collections::{BTreeMap, BTreeSet};
@@ -218,7 +231,7 @@ mod tests {
     pub(super) fn problems() -> Vec<Problem<'static>> {
         let varlen = Varlen::new(&Q, &K, 1600, 1400).expect("legal");
         let mut problems = Vec::new();
-        for (group, kv_heads) in [(1, 2), (3, 2), (4, 2), (16, 2), (4, 8), (16, 8)] {
+        for (group, kv_heads) in [(1, 2), (3, 2), (4, 2), (16, 2), (16, 3), (4, 8), (16, 8)] {
             for window in [None, NonZeroUsize::new(1), NonZeroUsize::new(200)] {
                 for causal in [true, false] {
                     let mut attention = Attention::new(kv_heads * group, kv_heads, 128).expect("heads");
@@ -235,15 +248,24 @@ mod tests {
         problems
     }
 
-    fn schedule(problem: &Problem<'_>) -> (Shape, Schedule) {
-        let shape = Shape::choose(DType::Bf16, 128, 163 * 1024);
-        (shape, Schedule::new(problem, &shape, 132).expect("small"))
+    /// Every problem with its lists for each shape of tiles, and the ordinary units'.
+    fn each_schedule(mut visit: impl FnMut(&Problem<'_>, Shape, Schedule)) {
+        for problem in problems() {
+            for (head_dim, shared_limit) in [64, 128, 256, 512].into_iter().zip([163 << 10; 4]).chain([
+                (64, LITTLE_SHARED),
+                (128, LITTLE_SHARED),
+                (256, LITTLE_SHARED),
+            ]) {
+                let shape = Shape::choose(DType::Bf16, head_dim, shared_limit);
+                let part = shape.part(problem.attention());
+                visit(&problem, shape, Schedule::new(&problem, &shape, part, 132).expect("small"));
+            }
+        }
     }
 
     #[test]
     fn every_query_row_is_in_one_tile() {
-        for problem in problems() {
-            let (shape, schedule) = schedule(&problem);
+        each_schedule(|problem, shape, schedule| {
             let group = problem.attention().group();
             let mut seen = vec![0; 1600 * group];
             for tile in &schedule.queries {
@@ -254,7 +276,7 @@ mod tests {
                 }
             }
             assert!(seen.iter().all(|count| *count == 1), "{:?}", problem.attention());
-        }
+        });
     }
 
     /// The walks over a key tile of a document, by its first row and its number.
@@ -269,32 +291,33 @@ mod tests {
 
     #[test]
     fn every_visible_key_is_in_one_tile_and_others_in_none() {
-        for problem in problems() {
-            let (shape, schedule) = schedule(&problem);
+        each_schedule(|problem, shape, schedule| {
             let mask = problem.attention().mask();
             let mut expected = BTreeSet::new();
             for s in problem.batch().segments() {
                 for i in 0..s.q_len {
-                    expected.extend(mask.keys(i, s.q_len, s.k_len).map(|j| (s.k_begin, j / shape.keys)));
+                    let seen = mask.keys(i, s.q_len, s.k_len);
+                    let tiles = seen.start / shape.keys..seen.end.div_ceil(shape.keys);
+                    expected.extend(tiles.map(|tile| (s.k_begin, tile)));
                 }
             }
             let listed = by_key_tile(&shape, &schedule);
             assert_eq!(listed.keys().copied().collect::<BTreeSet<_>>(), expected, "{mask:?}");
-        }
+        });
     }
 
     /// Every query tile that sees some of a key tile is met by one of its walk's parts.
     #[test]
     fn queries_are_met_once() {
-        for problem in problems() {
-            let (shape, schedule) = schedule(&problem);
+        each_schedule(|problem, shape, schedule| {
             let (mask, group) = (problem.attention().mask(), problem.attention().group());
             let walks = by_key_tile(&shape, &schedule);
             for s in problem.batch().segments() {
                 for i in 0..s.q_len {
                     let row = (i + s.k_len) as i64 - s.q_len as i64;
                     let t = (row * group as i64).div_euclid(shape.rows as i64) as i32;
-                    for key_tile in mask.keys(i, s.q_len, s.k_len).map(|j| j / shape.keys) {
+                    let seen = mask.keys(i, s.q_len, s.k_len);
+                    for key_tile in seen.start / shape.keys..seen.end.div_ceil(shape.keys) {
                         let meets = |walk: &&Walk| (walk.begin..walk.end).contains(&t);
                         assert_eq!(
                             walks[&(s.k_begin, key_tile)].iter().filter(meets).count(),
@@ -304,15 +327,14 @@ mod tests {
                     }
                 }
             }
-        }
+        });
     }
 
     /// Parts are cut at the same places, have their walk's counter, and say how many come before; whole walks have none.
     #[test]
     fn parts_know_their_walk() {
         let mut kinds = BTreeSet::new();
-        for problem in problems() {
-            let (shape, schedule) = schedule(&problem);
+        each_schedule(|problem, shape, schedule| {
             let part = shape.part(problem.attention()).map(|part| part as i32);
             let mut numbers = BTreeSet::new();
             for walks in by_key_tile(&shape, &schedule).values_mut() {
@@ -332,7 +354,7 @@ mod tests {
             }
             let counters = schedule.turns..schedule.counters;
             assert_eq!(numbers, counters.collect());
-        }
+        });
         assert!(kinds.contains(&(false, 1)) && kinds.contains(&(true, 2)), "{kinds:?}");
     }
 
@@ -340,8 +362,10 @@ mod tests {
     /// parts of its own walk before.
     #[test]
     fn what_a_walk_waits_for_comes_before_it() {
-        for problem in problems() {
-            let (_, schedule) = schedule(&problem);
+        each_schedule(|problem, shape, schedule| {
+            if shape.variant == Variant::Fma {
+                return; // nobody waits
+            }
             for (i, walk) in schedule.keys.iter().enumerate() {
                 let waits = |other: &&Walk| {
                     let (own, others) = (walk.tile, other.tile);
@@ -355,7 +379,7 @@ mod tests {
                 let behind = &schedule.keys[i + 1..];
                 assert!(!behind.iter().any(|other| waits(&other)), "{:?}", problem.attention());
             }
-        }
+        });
     }
 
     #[test]
@@ -365,7 +389,7 @@ mod tests {
         let attention = Attention::new(4, 1, 128).expect("heads");
         let problem = Problem::new(attention, varlen, DType::Bf16).expect("legal");
         let shape = Shape::choose(DType::Bf16, 128, 163 * 1024);
-        match Schedule::new(&problem, &shape, 132) {
+        match Schedule::new(&problem, &shape, None, 132) {
             Err(CudaError::TooLarge { given, limit, .. }) => assert!(given > limit),
             other => panic!("{other:?}"),
         }

@@ -6,6 +6,7 @@
 //! chain, and who begins with the one before lags behind it all the way. And the parts of a walk add to the same dk and
 //! dv when they end.
 
+use super::parts::Part;
 use core::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -19,40 +20,30 @@ const TURN: i64 = 24;
 /// costs little.
 const ADD: i64 = 64;
 
-/// What must be known of a piece: the query tiles that a tile of keys meets, and how many parts of the walk come before.
-pub(super) trait Span: Copy {
-    fn begin(&self) -> i32;
-    fn end(&self) -> i32;
-    fn before(&self) -> i32;
-}
-
-/// The pieces of a step's documents in the order in which blocks should begin them. They are given key tile by key tile,
-/// the last part of each first; `part` is how many query tiles a part has, where walks are cut. Chains of no more than
-/// `cached` query tiles are begun at a time.
-pub(super) fn in_order<T: Span>(
-    documents: &[Vec<T>],
+/// The parts of a step's walks in the order in which blocks should begin them. They are given by document, key tile by
+/// key tile, the last part of each first; `part` is how many query tiles a part has, where walks are cut. Chains of no
+/// more than `cached` query tiles are begun at a time.
+pub(super) fn in_order(
+    documents: &[Vec<Part>],
     part: Option<i32>,
     heads: usize,
     blocks: usize,
     cached: i64,
-) -> Vec<T> {
+) -> Vec<Part> {
     let mut trial = Trial { pieces: Vec::new(), chains: Vec::new() };
-    documents.iter().for_each(|tiles| trial.add_document(tiles, part));
+    documents.iter().for_each(|parts| trial.add_document(parts, part));
     trial.reckon_paths();
-    let order = trial.run(heads, blocks, cached);
-    let tiles: Vec<_> = documents.iter().flatten().collect();
-    order.into_iter().map(|i| *tiles[i]).collect()
+    trial.run(heads, blocks, cached)
 }
 
+/// Numbers of pieces are of 32 bits, since there may be millions; `parts_in_order` has counted them.
 struct Piece {
-    /// The query tiles.
-    begin: i32,
-    end: i32,
-    chain: usize,
+    part: Part,
+    chain: u32,
     /// The chain's next, and the walk's.
-    next: [Option<usize>; 2],
+    next: [Option<u32>; 2],
     /// For how many that were not begun it waits.
-    waits: usize,
+    waits: u32,
     /// When it should begin, for the others.
     at: i64,
     /// From its begin to the end of the last that waits for it.
@@ -64,10 +55,10 @@ struct Piece {
 struct Chain {
     begin: i32,
     end: i32,
-    first: Option<usize>,
+    first: Option<u32>,
     /// Who begins the chain of the part before: behind this one's first, so that nobody waits for a chain for which there
     /// is no room yet.
-    next: Option<usize>,
+    next: Option<u32>,
     /// Pieces that were not begun.
     left: usize,
     open: bool,
@@ -81,7 +72,7 @@ struct Trial {
 
 impl Piece {
     fn time(&self) -> i64 {
-        TILE * i64::from(self.end - self.begin) + ENDS
+        TILE * i64::from(self.part.end - self.part.begin) + ENDS
     }
 }
 
@@ -94,43 +85,42 @@ impl Chain {
 }
 
 impl Trial {
-    fn add_document<T: Span>(&mut self, tiles: &[T], part: Option<i32>) {
-        let number = |tile: &T| part.map_or(0, |part| tile.begin().div_euclid(part));
-        let lowest = tiles.iter().map(number).min().unwrap_or(0);
+    fn add_document(&mut self, parts: &[Part], part: Option<i32>) {
+        let number = |piece: &Part| part.map_or(0, |part| piece.begin.div_euclid(part));
+        let lowest = parts.iter().map(number).min().unwrap_or(0);
         let first_chain = self.chains.len();
         let mut newest = Vec::new();
-        for tile in tiles {
-            let number = (number(tile) - lowest) as usize;
+        for part in parts {
+            let number = (number(part) - lowest) as usize;
             if number >= newest.len() {
                 newest.resize(number + 1, None);
                 self.chains.resize(first_chain + number + 1, Chain::NONE);
             }
-            newest[number] = Some(self.add(*tile, first_chain + number, newest[number]));
+            newest[number] = Some(self.add(*part, first_chain + number, newest[number]));
         }
-        let mut next = None;
-        for chain in &mut self.chains[first_chain..] {
-            chain.next = next;
-            next = chain.first.or(next);
-            if let Some(next) = chain.next {
-                self.pieces[next].waits += 1;
+        let mut next: Option<u32> = None;
+        for chain in self.chains[first_chain..].iter_mut().filter(|chain| chain.first.is_some()) {
+            if let Some(next) = next {
+                self.pieces[next as usize].waits += 1;
             }
+            chain.next = next;
+            next = chain.first;
         }
     }
 
     /// Adds a piece behind the `newest` of its chain and returns its number.
-    fn add(&mut self, tile: impl Span, chain: usize, newest: Option<usize>) -> usize {
-        let i = self.pieces.len();
-        let part_before = (tile.before() > 0).then(|| i - 1);
+    fn add(&mut self, part: Part, chain: usize, newest: Option<u32>) -> u32 {
+        let i = self.pieces.len() as u32;
+        let part_before = (part.before > 0).then(|| i - 1);
         for (kind, before) in [newest, part_before].into_iter().enumerate() {
             if let Some(before) = before {
-                self.pieces[before].next[kind] = Some(i);
+                self.pieces[before as usize].next[kind] = Some(i);
             }
         }
-        let waits = newest.iter().chain(&part_before).count();
-        let (begin, end) = (tile.begin(), tile.end());
-        self.pieces.push(Piece { begin, end, chain, next: [None; 2], waits, at: 0, path: 0 });
+        let waits = newest.iter().chain(&part_before).count() as u32;
+        self.pieces.push(Piece { part, chain: chain as u32, next: [None; 2], waits, at: 0, path: 0 });
         let chain = &mut self.chains[chain];
-        (chain.begin, chain.end) = (chain.begin.min(begin), chain.end.max(end));
+        (chain.begin, chain.end) = (chain.begin.min(part.begin), chain.end.max(part.end));
         chain.first = chain.first.or(Some(i));
         chain.left += 1;
         i
@@ -138,9 +128,9 @@ impl Trial {
 
     /// Who waits for what a piece adds, and how long after it these should begin.
     fn waiting_for(&self, piece: &Piece) -> impl Iterator<Item = (usize, i64)> + use<> {
-        let [chain, walk] = piece.next;
+        let [chain, walk] = piece.next.map(|next| next.map(|next| next as usize));
         // Both walk down from their last query tiles.
-        let behind = |next: &Piece| TURN + TILE * i64::from(piece.end - next.end);
+        let behind = |next: &Piece| TURN + TILE * i64::from(piece.part.end - next.part.end);
         let chain = chain.map(|next| (next, behind(&self.pieces[next])));
         let walk = walk.map(|next| (next, piece.time() + ADD - self.pieces[next].time()));
         chain.into_iter().chain(walk)
@@ -155,7 +145,7 @@ impl Trial {
     }
 
     /// Lets blocks take pieces: always, of those that need not wait, the one with the longest path behind it.
-    fn run(mut self, heads: usize, blocks: usize, cached: i64) -> Vec<usize> {
+    fn run(mut self, heads: usize, blocks: usize, cached: i64) -> Vec<Part> {
         let mut order = Vec::with_capacity(self.pieces.len());
         let mut free: BinaryHeap<_> = (0..blocks).map(|_| Reverse(0)).collect();
         let mut choice = Choice { cached, ..Choice::default() };
@@ -163,14 +153,14 @@ impl Trial {
         waiting_for_none.for_each(|(i, piece)| choice.add(i, piece));
         while let Some(i) = choice.take(&self.pieces, &mut self.chains) {
             let piece = &self.pieces[i];
-            order.push(i);
+            order.push(piece.part);
             for _ in 0..heads {
                 if let Some(mut first) = free.peek_mut() {
                     *first = Reverse(choice.now.max(first.0) + piece.time());
                 }
             }
-            let chain = &mut self.chains[piece.chain];
-            let next_chain = chain.next.take().map(|next| (next, 0));
+            let chain = &mut self.chains[piece.chain as usize];
+            let next_chain = chain.next.take().map(|next| (next as usize, 0));
             for (next, lag) in self.waiting_for(piece).chain(next_chain) {
                 let next_piece = &mut self.pieces[next];
                 next_piece.at = next_piece.at.max(choice.now + lag);
@@ -181,7 +171,8 @@ impl Trial {
             }
             choice.now = free.peek().map_or(choice.now, |Reverse(free)| choice.now.max(*free));
         }
-        debug_assert_eq!(order.len(), self.pieces.len());
+        // What is missing would be missing from the gradients.
+        assert_eq!(order.len(), self.pieces.len(), "pieces that wait for each other");
         order
     }
 }
@@ -213,11 +204,12 @@ impl Choice {
                     break;
                 }
                 self.later.pop();
-                let heap = if chains[pieces[i].chain].open { &mut self.open } else { &mut self.closed };
+                let heap =
+                    if chains[pieces[i].chain as usize].open { &mut self.open } else { &mut self.closed };
                 heap.push((path, Reverse(i)));
             }
             if let Some(i) = self.best(pieces, chains) {
-                self.count(&mut chains[pieces[i].chain]);
+                self.count(&mut chains[pieces[i].chain as usize]);
                 return Some(i);
             }
             let Reverse((at, ..)) = self.later.peek()?;
@@ -226,7 +218,7 @@ impl Choice {
     }
 
     fn best(&mut self, pieces: &[Piece], chains: &[Chain]) -> Option<usize> {
-        let tiles = self.closed.peek().map(|&(_, Reverse(i))| chains[pieces[i].chain].tiles());
+        let tiles = self.closed.peek().map(|&(_, Reverse(i))| chains[pieces[i].chain as usize].tiles());
         let fits = tiles.is_some_and(|tiles| self.tiles == 0 || self.tiles + tiles <= self.cached);
         let opens = fits && self.closed.peek() > self.open.peek();
         let (_, Reverse(i)) = if opens { self.closed.pop() } else { self.open.pop() }?;
@@ -249,19 +241,23 @@ impl Choice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::KeyTile;
 
-    /// A causal document's walks, a key tile for every query tile.
-    fn document(number: i32, tiles: i32) -> Vec<KeyTile> {
-        (0..tiles)
-            .map(|key| KeyTile { row_begin: number, key, begin: key, end: tiles, ..KeyTile::default() })
-            .collect()
+    /// A causal document's walks, a key tile for every query tile; walk 100 is the first of document 1.
+    fn document(number: usize, tiles: i32) -> Vec<Part> {
+        let walk = |key: i32| Part {
+            walk: 100 * number + key as usize,
+            begin: key,
+            end: tiles,
+            before: 0,
+            after: 0,
+        };
+        (0..tiles).map(walk).collect()
     }
 
     /// Of which document each piece is, in order, and its key tile.
-    fn order(documents: &[Vec<KeyTile>], blocks: usize, cached: i64) -> Vec<(i32, i32)> {
+    fn order(documents: &[Vec<Part>], blocks: usize, cached: i64) -> Vec<(usize, usize)> {
         let order = in_order(documents, None, 1, blocks, cached);
-        order.iter().map(|tile| (tile.row_begin, tile.key)).collect()
+        order.iter().map(|part| (part.walk / 100, part.walk % 100)).collect()
     }
 
     #[test]
@@ -290,14 +286,13 @@ mod tests {
     /// The last parts of a walk come first, and so long before the next that nobody waits at the end.
     #[test]
     fn parts_of_a_walk_do_not_end_together() {
-        let walk = |key: i32| {
-            let part = move |before: i32| KeyTile {
-                key,
+        let walk = |walk: usize| {
+            let part = move |before: i32| Part {
+                walk,
                 begin: 32 * (3 - before),
                 end: 32 * (4 - before),
                 before,
                 after: 3 - before,
-                ..KeyTile::default()
             };
             (0..4).map(part)
         };
@@ -305,7 +300,21 @@ mod tests {
         let order = in_order(&documents, Some(32), 1, 32, 1000);
         assert_eq!(order.len(), 32);
         // Key tile 2 of the first part is two turns behind its chain, key tile 0 of the next an addition.
-        let places: Vec<_> = order.iter().take(5).map(|tile| (tile.key, tile.before)).collect();
+        let places: Vec<_> = order.iter().take(5).map(|part| (part.walk, part.before)).collect();
         assert_eq!(places, [(0, 0), (1, 0), (2, 0), (0, 1), (3, 0)]);
+    }
+
+    /// Nobody is left out where no key tile meets some part of the queries.
+    #[test]
+    fn chains_may_have_gaps() {
+        let part =
+            |walk, number: i32| Part { walk, begin: 32 * number, end: 32 * number + 7, before: 0, after: 0 };
+        let documents = [vec![part(0, 0), part(1, 0), part(2, 3), part(3, 3)]];
+        for cached in [0, 1000] {
+            let mut order = in_order(&documents, Some(32), 3, 2, cached);
+            assert_eq!(order[0], documents[0][2]);
+            order.sort_by_key(|part| part.walk);
+            assert_eq!(order, documents[0]);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The lists of the kernels for compute capability 9.0, whose query tiles are whole tokens with all heads
 //! of a K/V group. Twin of `kernels/piece.cuh`.
 
-use super::parts::pieces;
+use super::parts::{Part, parts_in_order};
 use super::shares::share_out;
 use super::{blind, check, check_limits, list_queries, tile_of, visible, window};
 use crate::CudaError;
@@ -69,7 +69,26 @@ impl Backward {
         // q and dout in 16 bits, dq in 32.
         let query_tile = shape.rows * shape.head_dim * 8;
         let part = shape.part(problem.attention());
-        Ok(Self { keys: pieces(walks, part, heads, query_tile, blocks)?, counters, stats })
+        let tiles = |walk: &KeyTile| walk.begin..walk.end;
+        let spans: Vec<Vec<_>> = walks.iter().map(|walks| walks.iter().map(tiles).collect()).collect();
+        let parts = parts_in_order(&spans, part, heads, query_tile, blocks)?;
+        let walks = walks.concat();
+        let piece = |of: &Part| if part.is_some() { part_of(&walks[of.walk], of) } else { walks[of.walk] };
+        Ok(Self { keys: parts.iter().map(piece).collect(), counters, stats })
+    }
+}
+
+/// The part of a walk, which may be all of it, where walks are cut.
+fn part_of(walk: &KeyTile, part: &Part) -> KeyTile {
+    let Part { begin, end, before, after, .. } = *part;
+    KeyTile {
+        begin,
+        end,
+        seen_begin: walk.seen_begin.map(|tile| tile.clamp(begin, end)),
+        sums: DkvSums::Added as i32,
+        before,
+        after,
+        ..*walk
     }
 }
 
@@ -469,7 +488,8 @@ mod tests {
             let attention = problem.attention();
             let part = shape.part(attention).map(|part| part as i32);
             let (few, windowed) = (attention.kv_heads() < 8, attention.mask().window.is_some());
-            assert_eq!(part, if few { Some(32) } else { windowed.then_some(64) });
+            let of_heads = if attention.kv_heads() == 2 { 32 } else { 64 };
+            assert_eq!(part, (few || windowed).then_some(of_heads));
             for (walk, mut parts) in walks {
                 assert!((schedule.stats.len()..schedule.counters).contains(&(walk as usize)));
                 parts.sort_by_key(|tile| Reverse(tile.begin));

@@ -1,11 +1,13 @@
 //! What GPUs of other compute capabilities launch.
 
 use crate::packed::{ADA, AMPERE, Packed};
-use microseq_core::Attention;
+use microseq_core::{Attention, DType};
 use microseq_cuda::Cuda;
 
-pub(crate) const TESTS: &[(&str, fn())] =
-    &[("blocks_with_little_memory_have_smaller_tiles", blocks_with_little_memory_have_smaller_tiles)];
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("blocks_with_little_memory_have_smaller_tiles", blocks_with_little_memory_have_smaller_tiles),
+    ("few_heads_have_their_walks_cut_everywhere", few_heads_have_their_walks_cut_everywhere),
+];
 
 /// Blocks, threads and shared memory of the backward kernel.
 fn backward(ordinal: usize, head_dim: usize) -> (u32, u32, u32) {
@@ -25,4 +27,25 @@ fn blocks_with_little_memory_have_smaller_tiles() {
     let on = |ordinal| [64, 128, 256].map(|head_dim| backward(ordinal, head_dim));
     assert_eq!(on(AMPERE), [(4, 256, 165_888), (4, 256, 164_864), (8, 256, 147_968)]);
     assert_eq!(on(ADA), [(4, 256, 99_328), (4, 256, 98_560), (16, 128, 69_888)]);
+}
+
+/// 4,000 tokens of a group of 8 are 32,000 query rows, or 16 parts of 2,048; every 128 keys, walks begin half a part later.
+fn few_heads_have_their_walks_cut_everywhere() {
+    let attention = Attention::new(8, 1, 128).expect("heads");
+    let parts = (0..32).map(|key_tile| 16 - key_tile / 2).sum::<u32>();
+    for (ordinal, rows) in [(AMPERE, 64), (ADA, 32)] {
+        let device = Cuda::new(ordinal).expect("pretended");
+        assert_eq!(device.dkv_grain(&attention, DType::Bf16), 2048 / 8);
+        let packed = Packed { device, attention, lengths: vec![4000], padding: 0 };
+        let [.., backward] = packed.launches()[..] else { panic!("three launches") };
+        assert_eq!(backward.blocks, parts);
+        // Stats, the ticket and a counter for each query tile and walk, and dq of the tiles.
+        let tiles = 32_000_usize.div_ceil(rows);
+        let turns = (32_000 * 8_usize).next_multiple_of(256) + 4 * (1 + tiles + 32);
+        let bytes = turns.next_multiple_of(256) + tiles * rows * 128 * 4;
+        assert_eq!(packed.scratch_bytes(), bytes + 255);
+    }
+    // Parts would begin with a token every 2,048 tokens only.
+    let odd = Attention::new(3, 1, 128).expect("heads");
+    assert_eq!(Cuda::new(AMPERE).expect("pretended").dkv_grain(&odd, DType::Bf16), 64);
 }
