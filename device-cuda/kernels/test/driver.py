@@ -6,7 +6,6 @@ block and the tile lists repeat kernels/args.cuh and src/schedule/.
 
 import ctypes
 import functools
-import itertools
 import math
 import os
 import pathlib
@@ -14,8 +13,9 @@ import struct
 
 import torch
 
-from documents import NO_WINDOW, visible
-from order import part_of, pieces
+from documents import NO_WINDOW
+from lists_sm80 import lists
+from order import part_of
 
 KERNELS = os.environ.get("MICROSEQ_CUDA_KERNELS", "wgmma")  # as the crate has it
 assert KERNELS in ("wgmma", "mma", "mma_small"), KERNELS
@@ -79,7 +79,7 @@ class Shape:
     """Tile sizes and shared memory of a variant: kernels/shape.cuh."""
 
     def __init__(self, dtype, head_dim):
-        self.name, self.columns = NAMES[dtype], head_dim
+        self.name = NAMES[dtype]
         self.mma = dtype != torch.float32 and head_dim <= 256
         if not self.mma:
             self.forward_rows = self.rows = self.keys = 32
@@ -102,11 +102,6 @@ class Shape:
         return part_of(kv_heads, NO_WINDOW, self.rows) if self.mma and self.rows % group == 0 else None
 
 
-def part(walk, begin, end, before, _):
-    """The part of a walk that meets these query tiles."""
-    return *walk[:6], begin, end, walk[8], before
-
-
 def tile_list(tiles):
     """Tiles as the kernels read them, longest first; equal ones stay in order."""
     tiles.sort(key=lambda t: -t[0])
@@ -121,39 +116,9 @@ class Schedule:
         group = heads // kv_heads
         self.documents, self.group, self.shape = documents, group, shape
         self.causal, self.window = causal, window
-        queries, keys = [], []
-        turns = 0
-        for query_row, q, key_row, k in documents:
-            rows = q * group
-            for begin in range(0, rows, shape.forward_rows):
-                last = min(begin + shape.forward_rows, rows) - 1
-                low = visible(begin // group + k - q, k, causal, window)[0]
-                high = visible(last // group + k - q, k, causal, window)[1]
-                queries.append((max(high - low, 0), query_row, q, key_row, k, begin, 0))
-            if q == 0:
-                continue
-            low = visible(k - q, k, causal, window)[0]
-            high = visible(k - 1, k, causal, window)[1]
-            if high <= low:
-                continue
-            shift = (k - q) * group
-            first, last = shift // shape.rows, (shift + rows - 1) // shape.rows
-            mine = []
-            for begin in range(low // shape.keys * shape.keys, high, shape.keys):
-                a = max(first, begin * group // shape.rows) if causal else first
-                b = min(last, ((begin + shape.keys - 1 + window) * group - 1) // shape.rows)
-                mine.append((query_row, q, key_row, k, begin, turns, a, b + 1, -1, 0))
-            if len(mine) > 1:
-                turns += last - first + 1
-            keys.append(mine)
+        queries, walks, self.turns, self.counters = lists(
+            documents, group, kv_heads, causal, window, shape, shape.part(group, kv_heads), SMS)
         self.queries, self.query_count = tile_list(queries)
-        self.turns, self.counters = turns, turns
-        self.part = shape.part(group, kv_heads)
-        if self.part:
-            counter = itertools.count(turns)
-            keys = [[(*walk[:8], next(counter), 0) for walk in mine] for mine in keys]
-            self.counters = next(counter)
-        walks = pieces(keys, self.part, kv_heads, shape.rows * shape.columns * 8, SMS, part, -1)
         words = [x for walk in walks for x in (walk if shape.mma else walk[:6])]
         self.keys, self.key_count = torch.tensor(words or [0] * 10, dtype=torch.int32, device="cuda"), len(walks)
 

@@ -1,16 +1,9 @@
-"""The lists of the kernels for compute capability 9.0, as src/schedule/ makes them.
-
-    python3 lists_sm90.py          print the lists of some problems
-    python3 lists_sm90.py --check  compare them with lists_sm90.txt, with which a test of the crate compares its own
-"""
+"""The lists of the kernels for compute capability 9.0, as src/schedule/wgmma.rs makes them."""
 
 import heapq
 import itertools
-import pathlib
-import sys
-import types
 
-from documents import NO_WINDOW, step_documents, visible, zeroed_rows
+from documents import visible
 from order import part_of, pieces
 
 CONTINUED, FROM_ZERO, ADDED = range(3)  # DkvSums
@@ -85,48 +78,3 @@ def share_out(costs, heads, blocks):
         heapq.heapreplace(least, (busy + costs[piece // heads], block))
     begins = itertools.accumulate(map(len, shares), initial=0)
     return [*begins, *itertools.chain(*shares)]
-
-
-# Heads, K/V heads, head_dim, causal, window, tokens of a step, blocks, whether the store was zeroed, lengths.
-PROBLEMS = [
-    (8, 1, 128, 1, None, 700, 132, 0, (1000, 300, 7)),
-    (8, 1, 128, 1, None, 1300, 1, 1, (1000, 300)),
-    (6, 2, 128, 1, 300, 1500, 132, 0, (1400, 100)),
-    (6, 2, 128, 0, None, 1100, 1, 0, (1000, 100)),
-    (48, 3, 128, 1, None, 700, 2, 1, (650, 300)),
-    (64, 8, 128, 1, 200, 900, 132, 0, (800, 500)),
-    (32, 8, 128, 1, None, 700, 132, 1, (600, 500)),
-    (16, 4, 256, 1, None, 1200, 132, 0, (1200,)),
-    # Chains that do not all fit the cache at a time.
-    (64, 64, 128, 1, None, 3000, 132, 0, (900, 1500, 600)),
-    (64, 32, 128, 1, 400, 2600, 50, 0, (1200, 1400)),
-]
-
-
-def lines():
-    for heads, kv_heads, head_dim, causal, window, micro, blocks, zeroed, lengths in PROBLEMS:
-        yield f"problem {heads} {kv_heads} {head_dim} {causal} {window or 0} {micro} {blocks} {zeroed} {lengths}"
-        shape = types.SimpleNamespace(q_rows=128, b_rows=64, b_keys=128 if head_dim <= 128 else 64, dim=head_dim)
-        tokens = sum(lengths)
-        for begin in range(0, tokens, micro):
-            end = min(begin + micro, tokens)
-            documents, _ = step_documents(lengths, begin, end)
-            _, keys, _, _, counters = lists(
-                documents, heads // kv_heads, kv_heads, causal, window or NO_WINDOW, shape,
-                zeroed_rows(lengths, begin, end) if zeroed else 0, blocks)
-            yield f"step {counters}"
-            yield from (" ".join(map(str, ("tile", *tile))) for tile in keys)
-
-
-def main():
-    text = "".join(f"{line}\n" for line in lines())
-    if sys.argv[1:] != ["--check"]:
-        sys.stdout.write(text)
-    elif pathlib.Path(__file__).with_suffix(".txt").read_text() != text:
-        sys.exit("lists_sm90.txt is not what lists_sm90.py prints: python3 lists_sm90.py > lists_sm90.txt")
-    else:
-        print(f"{len(PROBLEMS)} problems have the lists that are kept")
-
-
-if __name__ == "__main__":
-    main()

@@ -7,6 +7,8 @@
 
 mod order;
 mod parts;
+#[cfg(test)]
+mod scripts;
 mod shares;
 pub(crate) mod wgmma;
 

@@ -261,7 +261,6 @@ impl<'a> Document<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prepared::bytes_of_key_tile;
     use crate::schedule::tests::problems;
     use std::collections::BTreeMap;
 
@@ -507,55 +506,6 @@ mod tests {
         for kind in [(false, true, 2), (true, true, 2), (true, false, 2), (false, false, 1)] {
             assert!(seen.contains_key(&kind), "{kind:?} {seen:?}");
         }
-    }
-
-    /// The scripts that check the kernels through PyTorch make lists of their own. `kernels/test/lists_sm90.py` keeps
-    /// some of them, each behind the problem that it is of.
-    #[test]
-    fn lists_are_those_of_the_scripts() {
-        let kept = include_str!("../../kernels/test/lists_sm90.txt");
-        let made: String =
-            kept.lines().filter_map(|line| line.strip_prefix("problem ")).map(lists_of).collect();
-        assert!(made.lines().count() > 200);
-        for (made, kept) in made.lines().zip(kept.lines()) {
-            assert_eq!(made, kept);
-        }
-        assert_eq!(made.lines().count(), kept.lines().count());
-    }
-
-    /// As text, what the line `problem` names.
-    fn lists_of(problem: &str) -> String {
-        let (numbers, lengths) = problem.split_once(" (").expect("lengths");
-        let parse = |word: &str| word.parse::<usize>().expect("a number");
-        let numbers: Vec<_> = numbers.split(' ').map(parse).collect();
-        let [heads, kv_heads, head_dim, causal, window, micro, blocks, zeroed] = numbers[..] else {
-            panic!("eight numbers: {problem}")
-        };
-        let lengths = lengths.trim_end_matches([')', ',']).split(", ");
-        let lengths: Vec<_> = lengths.map(|length| parse(length) as u32).collect();
-        let mut attention = Attention::new(heads, kv_heads, head_dim).expect("heads");
-        if window > 0 {
-            attention = attention.with_window(window).expect("window");
-        }
-        if causal == 0 {
-            attention = attention.non_causal();
-        }
-        let mut text = format!("problem {problem}\n");
-        for step in microseq_core::Plan::new(&lengths, micro).expect("legal").steps() {
-            let problem = Problem::new(attention, step, microseq_core::DType::Bf16).expect("legal");
-            let problem = if zeroed == 1 { problem.on_zeroed_store() } else { problem };
-            let lists = Backward::new(&problem, &WgmmaBackward::compiled(head_dim), blocks).expect("small");
-            text += &format!("step {}\n", lists.counters);
-            for tile in &lists.keys {
-                text += &line("tile", &bytes_of_key_tile(*tile).collect::<Vec<_>>());
-            }
-        }
-        text
-    }
-
-    fn line(name: &str, bytes: &[u8]) -> String {
-        let words = bytes.chunks_exact(4).map(|word| i32::from_ne_bytes(word.try_into().expect("four")));
-        words.fold(name.to_owned(), |line, word| format!("{line} {word}")) + "\n"
     }
 
     #[test]
