@@ -13,9 +13,7 @@ import struct
 
 import torch
 
-from documents import NO_WINDOW
-from lists_sm80 import lists
-from order import part_of
+from lists_sm80 import lists, part_tiles
 
 KERNELS = os.environ.get("MICROSEQ_CUDA_KERNELS", "wgmma")  # as the crate has it
 assert KERNELS in ("wgmma", "mma", "mma_small"), KERNELS
@@ -96,10 +94,9 @@ class Shape:
         self.shared = (4 * self.keys * d + 4 * self.rows * self.keys
                        + stages * (4 * self.rows * d + 8 * self.rows))
 
-
     def part(self, group, kv_heads):
         """Query tiles of a part of a walk, where walks are cut."""
-        return part_of(kv_heads, NO_WINDOW, self.rows) if self.mma and self.rows % group == 0 else None
+        return part_tiles(group, kv_heads, self.rows) if self.mma else None
 
 
 def tile_list(tiles):

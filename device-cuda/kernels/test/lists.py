@@ -10,7 +10,6 @@ import types
 
 import lists_sm80
 import lists_sm90
-import order
 from documents import NO_WINDOW, step_documents, zeroed_rows
 
 # Heads, K/V heads, head_dim, causal, window, tokens of a step, blocks, whether the store was zeroed, lengths.
@@ -35,7 +34,7 @@ def lines():
         group = heads // kv_heads
         hopper = types.SimpleNamespace(q_rows=128, b_rows=64, b_keys=128 if head_dim <= 128 else 64, dim=head_dim)
         every = types.SimpleNamespace(mma=True, forward_rows=128, rows=64, keys=hopper.b_keys, head_dim=head_dim)
-        part = order.part_of(kv_heads, NO_WINDOW, every.rows) if every.rows % group == 0 else None
+        part = lists_sm80.part_tiles(group, kv_heads, every.rows)
         tokens = sum(lengths)
         for begin in range(0, tokens, micro):
             end = min(begin + micro, tokens)

@@ -2,8 +2,13 @@
 
 import itertools
 
-from documents import visible
-from order import pieces
+from documents import NO_WINDOW, visible
+from order import part_of, pieces
+
+
+def part_tiles(group, kv_heads, tile_rows):
+    """Query tiles of a part of a walk, where walks are cut."""
+    return part_of(kv_heads, NO_WINDOW, tile_rows) if tile_rows % group == 0 else None
 
 
 def part(walk, begin, end, before, _):
@@ -39,9 +44,9 @@ def walks_of(document, group, causal, window, tile_rows, tile_keys, first_turn):
     return walks, last - first + 1
 
 
-def lists(documents, group, kv_heads, causal, window, shape, part_tiles, blocks):
+def lists(documents, group, kv_heads, causal, window, shape, cut_at, blocks):
     """Query tiles, walks in order, and how many query tiles with turns and how many counters there are. Walks are in
-    parts of so many query tiles, or whole."""
+    parts of `cut_at` query tiles, or whole."""
     queries = list(query_tiles(documents, group, causal, window, shape.forward_rows))
     keys, turns = [], 0
     for document in documents:
@@ -49,10 +54,10 @@ def lists(documents, group, kv_heads, causal, window, shape, part_tiles, blocks)
         turns += tiles if len(walks) > 1 else 0
         keys.append(walks)
     counter = itertools.count(turns)
-    if part_tiles:
+    if cut_at:
         keys = [[(*walk[:8], next(counter), 0) for walk in walks] for walks in keys]
     if not shape.mma:  # nobody waits
         walks = sorted((walk for walks in keys for walk in walks), key=lambda walk: walk[6] - walk[7])
     else:
-        walks = pieces(keys, part_tiles, kv_heads, shape.rows * shape.head_dim * 8, blocks, part, -1)
+        walks = pieces(keys, cut_at, kv_heads, shape.rows * shape.head_dim * 8, blocks, part, -1)
     return queries, walks, turns, next(counter)

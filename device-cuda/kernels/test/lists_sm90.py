@@ -4,6 +4,7 @@ import heapq
 import itertools
 
 from documents import visible
+from lists_sm80 import query_tiles
 from order import part_of, pieces
 
 CONTINUED, FROM_ZERO, ADDED = range(3)  # DkvSums
@@ -47,14 +48,9 @@ def part(walk, begin, end, before, after):
 def lists(documents, group, kv_heads, causal, window, shape, zeroed_rows, blocks):
     """Query tiles, key tiles in order, stats tiles; how many query tiles and counters there are.
     The first `zeroed_rows` of the gradient store hold zeros."""
-    queries, keys, stats, number = [], [], [], 0
-    tokens_f, tokens = shape.q_rows // group, shape.b_rows // group
+    queries = list(query_tiles(documents, group, causal, window, shape.q_rows // group * group))
+    keys, stats, number, tokens = [], [], 0, shape.b_rows // group
     for query_row, q, key_row, k in documents:
-        for begin in range(0, q, tokens_f):
-            last = min(begin + tokens_f, q) - 1
-            low = visible(begin + k - q, k, causal, window)[0]
-            high = visible(last + k - q, k, causal, window)[1]
-            queries.append((max(high - low, 0), query_row, q, key_row, k, begin * group, 0))
         if q == 0:
             continue
         first, last = (k - q) // tokens, (k - 1) // tokens

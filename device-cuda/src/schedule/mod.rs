@@ -63,25 +63,27 @@ impl Schedule {
         }
         list_blind(row..problem.batch().q_rows(), group, shape.forward_rows, &mut queries);
         let heads = attention.kv_heads();
-        let tiles = |walk: &Walk| walk.begin..walk.end;
-        let spans: Vec<Vec<_>> = walks.iter().map(|walks| walks.iter().map(tiles).collect()).collect();
-        let mut walks = walks.concat();
-        let counters = turns + if part.is_some() { walks.len() } else { 0 };
-        check("tiles times kv_heads", queries.len().max(walks.len()).saturating_mul(heads))?;
+        let walk_count = walks.iter().map(Vec::len).sum::<usize>();
+        let counters = turns + if part.is_some() { walk_count } else { 0 };
+        check("tiles times kv_heads", queries.len().max(walk_count).saturating_mul(heads))?;
         check("turns times kv_heads", counters.saturating_mul(heads))?;
         if part.is_some() {
-            walks.iter_mut().zip(turns as i32..).for_each(|(walk, number)| walk.number = number);
+            let numbered = walks.iter_mut().flatten().zip(turns as i32..);
+            numbered.for_each(|(walk, number)| walk.number = number);
         }
+        let tiles = |walk: &Walk| walk.begin..walk.end;
         let keys = match shape.variant {
             Variant::Mma { head_dim, .. } => {
-                let parts = parts_in_order(&spans, part, heads, shape.rows * head_dim * 8, blocks)?;
+                let parts = parts_in_order(&walks, tiles, part, heads, shape.rows * head_dim, blocks)?;
+                let walks = walks.concat();
                 let piece =
                     |Part { walk, begin, end, before, .. }| Walk { begin, end, before, ..walks[walk] };
                 parts.into_iter().map(piece).collect()
             }
             // Blocks do not wait for each other.
             Variant::Fma => {
-                longest_first(walks.into_iter().map(|walk| (tiles(&walk).len() as u64, walk)).collect())
+                let walks = walks.into_iter().flatten();
+                longest_first(walks.map(|walk| (tiles(&walk).len() as u64, walk)).collect())
             }
         };
         Ok(Self { queries: longest_first(queries), keys, turns, counters })

@@ -56,6 +56,7 @@ struct Chain {
     begin: i32,
     end: i32,
     first: Option<u32>,
+    last: Option<u32>,
     /// Who begins the chain of the part before: behind this one's first, so that nobody waits for a chain for which there
     /// is no room yet.
     next: Option<u32>,
@@ -77,7 +78,8 @@ impl Piece {
 }
 
 impl Chain {
-    const NONE: Self = Self { begin: i32::MAX, end: i32::MIN, first: None, next: None, left: 0, open: false };
+    const NONE: Self =
+        Self { begin: i32::MAX, end: i32::MIN, first: None, last: None, next: None, left: 0, open: false };
 
     fn tiles(&self) -> i64 {
         i64::from(self.end - self.begin)
@@ -89,14 +91,10 @@ impl Trial {
         let number = |piece: &Part| part.map_or(0, |part| piece.begin.div_euclid(part));
         let lowest = parts.iter().map(number).min().unwrap_or(0);
         let first_chain = self.chains.len();
-        let mut newest = Vec::new();
         for part in parts {
-            let number = (number(part) - lowest) as usize;
-            if number >= newest.len() {
-                newest.resize(number + 1, None);
-                self.chains.resize(first_chain + number + 1, Chain::NONE);
-            }
-            newest[number] = Some(self.add(*part, first_chain + number, newest[number]));
+            let chain = first_chain + (number(part) - lowest) as usize;
+            self.chains.resize(self.chains.len().max(chain + 1), Chain::NONE);
+            self.add(*part, chain);
         }
         let mut next: Option<u32> = None;
         for chain in self.chains[first_chain..].iter_mut().filter(|chain| chain.first.is_some()) {
@@ -108,22 +106,22 @@ impl Trial {
         }
     }
 
-    /// Adds a piece behind the `newest` of its chain and returns its number.
-    fn add(&mut self, part: Part, chain: usize, newest: Option<u32>) -> u32 {
+    /// Adds a piece behind the last of its chain.
+    fn add(&mut self, part: Part, chain: usize) {
         let i = self.pieces.len() as u32;
         let part_before = (part.before > 0).then(|| i - 1);
-        for (kind, before) in [newest, part_before].into_iter().enumerate() {
+        let mut waits = 0;
+        for (kind, before) in [self.chains[chain].last, part_before].into_iter().enumerate() {
             if let Some(before) = before {
                 self.pieces[before as usize].next[kind] = Some(i);
+                waits += 1;
             }
         }
-        let waits = newest.iter().chain(&part_before).count() as u32;
         self.pieces.push(Piece { part, chain: chain as u32, next: [None; 2], waits, at: 0, path: 0 });
         let chain = &mut self.chains[chain];
         (chain.begin, chain.end) = (chain.begin.min(part.begin), chain.end.max(part.end));
-        chain.first = chain.first.or(Some(i));
+        (chain.first, chain.last) = (chain.first.or(Some(i)), Some(i));
         chain.left += 1;
-        i
     }
 
     /// Who waits for what a piece adds, and how long after it these should begin.

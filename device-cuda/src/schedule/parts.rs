@@ -25,17 +25,18 @@ pub(super) struct Part {
 }
 
 /// The parts of walks in the order in which `blocks` at a time should begin them. Walks are given by document, keys
-/// ascending, as the query tiles that they meet; they have numbers through all documents. They are cut at multiples of
-/// `part` query tiles, or not at all. A query tile takes so many bytes of operands for each of the K/V heads.
-pub(super) fn parts_in_order(
-    walks: &[Vec<Range<i32>>],
+/// ascending, and have numbers through all documents; `tiles` says which query tiles they meet. They are cut at multiples
+/// of `part` query tiles, or not at all. A query tile has so many elements for each of the K/V heads.
+pub(super) fn parts_in_order<W>(
+    walks: &[Vec<W>],
+    tiles: impl Fn(&W) -> Range<i32>,
     part: Option<usize>,
     heads: usize,
     query_tile: usize,
     blocks: usize,
 ) -> Result<Vec<Part>, CudaError> {
     let part = part.map(|part| part as i32);
-    let count: usize = walks.iter().flatten().map(|walk| numbers(walk, part).len()).sum();
+    let count: usize = walks.iter().flatten().map(|walk| numbers(&tiles(walk), part).len()).sum();
     check("parts of walks times kv_heads", count.saturating_mul(heads))?;
     let mut walk = 0;
     let documents: Vec<Vec<_>> = walks
@@ -43,17 +44,19 @@ pub(super) fn parts_in_order(
         .map(|walks| {
             let first = walk;
             walk += walks.len();
-            walks.iter().zip(first..).flat_map(|(tiles, walk)| parts_of(tiles, walk, part)).collect()
+            walks.iter().zip(first..).flat_map(|(walk, number)| parts_of(tiles(walk), number, part)).collect()
         })
         .collect();
     let cache = if part.is_some() { CACHE_OF_PARTS } else { CACHE_OF_WALKS };
-    Ok(in_order(&documents, part, heads, blocks, (cache / (query_tile * heads)) as i64))
+    // q and dout in 16 bits, dq in 32.
+    let cached = cache / (8 * query_tile * heads);
+    Ok(in_order(&documents, part, heads, blocks, cached as i64))
 }
 
 /// A walk's parts, the last query tiles first: cut where `part` divides the number of a query tile, so that those of
 /// all key tiles of a document are cut alike.
-fn parts_of(tiles: &Range<i32>, walk: usize, part: Option<i32>) -> impl Iterator<Item = Part> + use<> {
-    let (Range { start, end }, tiles) = (numbers(tiles, part), tiles.clone());
+fn parts_of(tiles: Range<i32>, walk: usize, part: Option<i32>) -> impl Iterator<Item = Part> {
+    let Range { start, end } = numbers(&tiles, part);
     (start..end).rev().map(move |number| {
         let of_part = part.map_or(tiles.clone(), |part| number * part..(number + 1) * part);
         Part {

@@ -66,12 +66,9 @@ impl Backward {
         // A ticket counter is before those.
         check("tiles times kv_heads", counters.saturating_mul(heads).saturating_add(1))?;
         walks.iter_mut().flatten().for_each(|walk| walk.walk += stats.len() as i32);
-        // q and dout in 16 bits, dq in 32.
-        let query_tile = shape.rows * shape.head_dim * 8;
         let part = shape.part(problem.attention());
         let tiles = |walk: &KeyTile| walk.begin..walk.end;
-        let spans: Vec<Vec<_>> = walks.iter().map(|walks| walks.iter().map(tiles).collect()).collect();
-        let parts = parts_in_order(&spans, part, heads, query_tile, blocks)?;
+        let parts = parts_in_order(&walks, tiles, part, heads, shape.rows * shape.head_dim, blocks)?;
         let walks = walks.concat();
         let piece = |of: &Part| if part.is_some() { part_of(&walks[of.walk], of) } else { walks[of.walk] };
         Ok(Self { keys: parts.iter().map(piece).collect(), counters, stats })
