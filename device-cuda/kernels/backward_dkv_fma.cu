@@ -1,4 +1,4 @@
-// dk and dv in f32 arithmetic on the ordinary units; see fma.cuh. One block per tile of 32 keys
+// dk and dv in f32 arithmetic on the ordinary units; see fma.cuh. One block per tile of keys
 // walks the document's query rows from the last to the first, one term of each sum after the other
 // beginning with what the store holds: no cut into steps changes a bit.
 //
@@ -10,8 +10,8 @@ template <typename Visit>
 __device__ inline void each_gradient(WideSums& sums, const View& store, const Document& document,
                                      i32 kv_head, i32 head_dim, Visit visit) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        const i32 key = document.tile.begin + 2 * thread_y() + i;
+    for (int i = 0; i < EACH; ++i) {
+        const i32 key = document.tile.begin + EACH * thread_y() + i;
         if (key >= document.tile.keys) continue;
         f32* row = at<f32>(store, document.tile.key_row + key, kv_head);
 #pragma unroll
@@ -24,10 +24,10 @@ __device__ inline void each_gradient(WideSums& sums, const View& store, const Do
     }
 }
 
-extern "C" __global__ void __launch_bounds__(FMA_THREADS, 1)
+extern "C" __global__ void __launch_bounds__(FMA_THREADS, Shape::BLOCKS)
     backward_dkv(const __grid_constant__ Attention args) {
-    __shared__ __align__(16) SliceTile a, b;
-    __shared__ ScoreTile p, ds;  // [key][query row]
+    auto& shared = Shared<2>::get();
+    auto& [p, ds] = shared.scores;  // [key][query row]
 
     const i32 kv_head = blockIdx.x % args.kv_heads;
     const Tile tile = reinterpret_cast<const Tile*>(args.tiles)[blockIdx.x / args.kv_heads];
@@ -46,30 +46,30 @@ extern "C" __global__ void __launch_bounds__(FMA_THREADS, 1)
         const Range seen = rows.seen(document);
         if (seen.end <= tile.begin || seen.begin >= tile.begin + FMA_ROWS) continue;
 
-        f32 s[2][2] = {}, dp[2][2] = {};
+        ScorePart s = {}, dp = {};
         for (i32 slice = 0; slice * SLICE < args.head_dim; ++slice) {
-            __syncthreads();  // a, b, p and ds are read
-            load_key_slice<ELEMENT>(a, args.k, slice, document, tile.begin, kv_head, args.head_dim);
-            load_query_slice<ELEMENT>(b, args.q, slice, document, rows, kv_head, args.head_dim);
+            __syncthreads();  // what is there is read
+            load_key_slice(shared.a, args.k, slice, document, tile.begin, kv_head, args);
+            load_query_slice(shared.b, args.q, slice, document, rows, kv_head, args);
             __syncthreads();
-            add_products(s, a, b);
+            add_products(s, shared.a, shared.b);
             __syncthreads();
-            load_key_slice<ELEMENT>(a, args.v, slice, document, tile.begin, kv_head, args.head_dim);
-            load_query_slice<ELEMENT>(b, args.dout, slice, document, rows, kv_head, args.head_dim);
+            load_key_slice(shared.a, args.v, slice, document, tile.begin, kv_head, args);
+            load_query_slice(shared.b, args.dout, slice, document, rows, kv_head, args);
             __syncthreads();
-            add_products(dp, a, b);
+            add_products(dp, shared.a, shared.b);
         }
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            const i32 r = thread_x() + 16 * j;
+        for (int j = 0; j < COLUMNS; ++j) {
+            const i32 r = thread_x() + ACROSS * j;
             const bool valid = rows.valid(r);
             const QueryRow row = rows.at(document, valid ? r : rows.valid_begin);
             const Stats stats = *stats_address(args, document, row, kv_head);
             const Range visible =
                 valid ? document.visible(row.token + document.offset()) : Range{0, 0};
 #pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const i32 key = 2 * thread_y() + i;
+            for (int i = 0; i < EACH; ++i) {
+                const i32 key = EACH * thread_y() + i;
                 const PairGradient gradient(s[i][j], dp[i][j], tile.begin + key, visible, stats,
                                             args, scores);
                 p[key][r] = gradient.p;
@@ -79,12 +79,12 @@ extern "C" __global__ void __launch_bounds__(FMA_THREADS, 1)
 #pragma unroll
         for (int slice = 0; slice < SLICES; ++slice) {
             if (slice * SLICE >= args.head_dim) break;
-            __syncthreads();  // a, b are read; p, ds are here
-            load_query_slice<ELEMENT>(a, args.dout, slice, document, rows, kv_head, args.head_dim);
-            load_query_slice<ELEMENT>(b, args.q, slice, document, rows, kv_head, args.head_dim);
+            __syncthreads();  // what is there is read; p, ds are here
+            load_query_slice(shared.a, args.dout, slice, document, rows, kv_head, args);
+            load_query_slice(shared.b, args.q, slice, document, rows, kv_head, args);
             __syncthreads();
-            add_weighted(dv.part[slice], p, a, FMA_ROWS - 1, -1);
-            add_weighted(dk.part[slice], ds, b, FMA_ROWS - 1, -1);
+            add_weighted<true>(dv.part[slice], p, shared.a);
+            add_weighted<true>(dk.part[slice], ds, shared.b);
         }
     }
     const auto put = [](f32& store, f32& sum) { store = canonical(sum); };

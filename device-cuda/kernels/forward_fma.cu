@@ -1,21 +1,21 @@
 // Attention forward in f32 arithmetic on the ordinary units: all of f32, and the head dimensions
-// and devices that forward_mma does not cover. Same algorithm, same tile lists, with tiles of 32
-// query rows and 32 keys; see forward_mma.cu.
+// and devices that forward_mma does not cover. Same algorithm, same tile lists, with smaller
+// tiles; see forward_mma.cu.
 //
 // Reads q, k, v, tiles (query tiles). Writes out (=), lse (=): every row of every tile, 0 and -inf
 // for rows that see no key.
 #include "fma.cuh"
 
-// The 16 threads of a row agree on its maximum or sum.
+// The threads of a row agree on its maximum or sum.
 __device__ inline f32 row_max(f32 x) {
 #pragma unroll
-    for (int step = 8; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, step));
+    for (int step = ACROSS / 2; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, step));
     return x;
 }
 
 __device__ inline f32 row_sum(f32 x) {
 #pragma unroll
-    for (int step = 8; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffff, x, step);
+    for (int step = ACROSS / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffff, x, step);
     return x;
 }
 
@@ -35,10 +35,10 @@ __device__ inline void write_row(const WideSums& o, int i, f32 maximum, f32 sum,
             sum > 0.f ? LN_2 * (maximum + log2f(sum)) : -INFINITY_F32;
 }
 
-extern "C" __global__ void __launch_bounds__(FMA_THREADS)
+extern "C" __global__ void __launch_bounds__(FMA_THREADS, Shape::BLOCKS)
     forward(const __grid_constant__ Attention args) {
-    __shared__ __align__(16) SliceTile a, b;
-    __shared__ ScoreTile p;
+    auto& shared = Shared<1>::get();
+    ScoreTile& p = shared.scores[0];
 
     const i32 kv_head = blockIdx.x % args.kv_heads;
     const Tile tile = reinterpret_cast<const Tile*>(args.tiles)[blockIdx.x / args.kv_heads];
@@ -48,56 +48,60 @@ extern "C" __global__ void __launch_bounds__(FMA_THREADS)
 
     WideSums o;
     o.clear();
-    f32 maximum[2] = {-INFINITY_F32, -INFINITY_F32};
-    f32 l[2] = {0.f, 0.f};
+    f32 maximum[EACH], l[EACH];
+#pragma unroll
+    for (int i = 0; i < EACH; ++i) maximum[i] = -INFINITY_F32, l[i] = 0.f;
 
     for (i32 key0 = seen.begin / FMA_ROWS * FMA_ROWS; key0 < seen.end; key0 += FMA_ROWS) {
-        f32 s[2][2] = {};
+        ScorePart s = {};
         for (i32 slice = 0; slice * SLICE < args.head_dim; ++slice) {
-            __syncthreads();  // a, b and p are read
-            load_query_slice<ELEMENT>(a, args.q, slice, document, rows, kv_head, args.head_dim);
-            load_key_slice<ELEMENT>(b, args.k, slice, document, key0, kv_head, args.head_dim);
+            __syncthreads();  // what is there is read
+            load_query_slice(shared.a, args.q, slice, document, rows, kv_head, args);
+            load_key_slice(shared.b, args.k, slice, document, key0, kv_head, args);
             __syncthreads();
-            add_products(s, a, b);
+            add_products(s, shared.a, shared.b);
         }
-        f32 shrink[2];
+        f32 shrink[EACH];
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const Range visible = rows.visible(document, 2 * thread_y() + i);
+        for (int i = 0; i < EACH; ++i) {
+            const Range visible = rows.visible(document, EACH * thread_y() + i);
 #pragma unroll
-            for (int j = 0; j < 2; ++j)
-                s[i][j] = sees(visible, key0 + thread_x() + 16 * j) ? exact_score(s[i][j], args)
+            for (int j = 0; j < COLUMNS; ++j)
+                s[i][j] = sees(visible, key0 + thread_x() + ACROSS * j) ? exact_score(s[i][j], args)
                                                                     : -INFINITY_F32;
-            const f32 highest = fmaxf(maximum[i], row_max(fmaxf(s[i][0], s[i][1])));
+            f32 mine = maximum[i];
+#pragma unroll
+            for (int j = 0; j < COLUMNS; ++j) mine = fmaxf(mine, s[i][j]);
+            const f32 highest = row_max(mine);
             // A row that has seen nothing yet: any finite base gives p = 0.
             const f32 base = highest == -INFINITY_F32 ? 0.f : highest;
             shrink[i] = exp2f(maximum[i] - base);
             maximum[i] = highest;
             f32 sum = 0.f;
 #pragma unroll
-            for (int j = 0; j < 2; ++j) {
+            for (int j = 0; j < COLUMNS; ++j) {
                 s[i][j] = exp2f(s[i][j] - base);
                 sum += s[i][j];
-                p[2 * thread_y() + i][thread_x() + 16 * j] = s[i][j];
+                p[EACH * thread_y() + i][thread_x() + ACROSS * j] = s[i][j];
             }
             l[i] = l[i] * shrink[i] + row_sum(sum);
         }
 #pragma unroll
         for (int slice = 0; slice < SLICES; ++slice) {
             if (slice * SLICE >= args.head_dim) break;
-            __syncthreads();  // b is read; p is here
-            load_key_slice<ELEMENT>(b, args.v, slice, document, key0, kv_head, args.head_dim);
+            __syncthreads();  // what is there is read; p is here
+            load_key_slice(shared.b, args.v, slice, document, key0, kv_head, args);
             __syncthreads();
 #pragma unroll
-            for (int i = 0; i < 2; ++i)
+            for (int i = 0; i < EACH; ++i)
 #pragma unroll
                 for (int j = 0; j < 4; ++j) o.part[slice][i][j] *= shrink[i];
-            add_weighted(o.part[slice], p, b, 0, 1);
+            add_weighted<false>(o.part[slice], p, shared.b);
         }
     }
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        const i32 r = 2 * thread_y() + i;
+    for (int i = 0; i < EACH; ++i) {
+        const i32 r = EACH * thread_y() + i;
         if (rows.valid(r))
             write_row(o, i, maximum[i], l[i], rows.at(document, r), document, kv_head, args);
     }

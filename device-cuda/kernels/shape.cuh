@@ -52,9 +52,24 @@ struct SmallBackwardShape<128> : BackwardTiles<8, 2, 4, 2, 32, 128, 1, 128> {};
 template <>
 struct SmallBackwardShape<256> : BackwardTiles<4, 2, 2, 2, 32, 32, 1, 256> {};
 
+// forward_fma, backward_dq_fma, backward_dkv_fma: square tiles of scores, a slice of the head dimension at a time, in f32.
+// Rows are padded against bank conflicts. Of large heads a thread's registers hold fewer rows.
+template <int DIM>
+struct FmaShape {
+    static constexpr int THREADS = 256;
+    static constexpr int ROWS = DIM <= 256 ? 64 : 32;
+    static constexpr int SLICE = 64;
+    static constexpr int SLICE_PITCH = SLICE + 4, SCORE_PITCH = ROWS + 4;
+    static constexpr int SHARED = (2 * SLICE_PITCH + SCORE_PITCH) * ROWS * 4;
+    static constexpr int DKV_SHARED = SHARED + SCORE_PITCH * ROWS * 4;
+    static constexpr int BLOCKS = DIM == 256 ? 1 : 2;
+};
+
 // src/shape.rs asserts the same numbers.
 static_assert(ForwardShape<64>::SHARED == 32768 && BackwardShape<64>::SHARED == 165888);
 static_assert(ForwardShape<128>::SHARED == 65536 && BackwardShape<128>::SHARED == 164864);
 static_assert(ForwardShape<256>::SHARED == 98304 && BackwardShape<256>::SHARED == 147968);
 static_assert(SmallBackwardShape<64>::SHARED == 99328 && SmallBackwardShape<128>::SHARED == 98560);
 static_assert(SmallBackwardShape<256>::SHARED == 69888);
+static_assert(FmaShape<128>::SHARED == 52224 && FmaShape<128>::DKV_SHARED == 69632);
+static_assert(FmaShape<512>::SHARED == 22016 && FmaShape<512>::DKV_SHARED == 26624);

@@ -95,7 +95,7 @@ impl Cuda {
         let group = problem.group();
         let grain = match shape.variant {
             // One term after the other: nothing depends on tiles.
-            Variant::Fma => 1,
+            Variant::Fma { .. } => 1,
             Variant::Mma { .. } => {
                 let rows = shape.rows * context.part(&shape, problem, dtype).unwrap_or(1);
                 rows / common_divisor(rows, group)
@@ -269,14 +269,14 @@ impl Device for Cuda {
         let keys = Attention { tiles: prepared.key_list(), tile_count: prepared.key_tiles as i32, ..args };
         let (row_blocks, key_blocks) = (prepared.query_tiles * heads, prepared.key_tiles * heads);
         self.launch(prepared.kernels.prepare, row_blocks, THREADS, 0, rows)?;
+        let shape = &prepared.shape;
         match prepared.kernels.backward {
             prepared::Backward::Together(kernel) => {
-                let Shape { backward_threads, backward_shared, .. } = prepared.shape;
-                self.launch(kernel, key_blocks, backward_threads, backward_shared, keys)
+                self.launch(kernel, key_blocks, shape.backward_threads, shape.backward_shared, keys)
             }
             prepared::Backward::Apart { dq, dkv } => {
-                self.launch(dq, row_blocks, THREADS, 0, rows)?;
-                self.launch(dkv, key_blocks, THREADS, 0, keys)
+                self.launch(dq, row_blocks, shape.forward_threads, shape.forward_shared, rows)?;
+                self.launch(dkv, key_blocks, shape.backward_threads, shape.backward_shared, keys)
             }
         }
     }

@@ -69,7 +69,7 @@ impl Prepared {
         let mut tiles: Vec<u8> = schedule.queries.iter().flat_map(|tile| bytes_of(*tile)).collect();
         match shape.variant {
             Variant::Mma { .. } => tiles.extend(schedule.keys.iter().flat_map(|walk| bytes_of_walk(*walk))),
-            Variant::Fma => tiles.extend(schedule.keys.iter().flat_map(|walk| bytes_of(walk.tile))),
+            Variant::Fma { .. } => tiles.extend(schedule.keys.iter().flat_map(|walk| bytes_of(walk.tile))),
         }
         let constants = Attention {
             rows: wanted.q_rows as i32,
@@ -148,12 +148,16 @@ impl Kernels {
                     shape.backward_shared,
                 )?),
             },
-            Variant::Fma => Self {
-                forward: load(format!("forward_fma_{dtype}"), "forward", 0)?,
+            Variant::Fma { head_dim: d } => Self {
+                forward: load(format!("forward_fma_{dtype}_{d}"), "forward", shape.forward_shared)?,
                 prepare,
                 backward: Backward::Apart {
-                    dq: load(format!("backward_dq_fma_{dtype}"), "backward_dq", 0)?,
-                    dkv: load(format!("backward_dkv_fma_{dtype}"), "backward_dkv", 0)?,
+                    dq: load(format!("backward_dq_fma_{dtype}_{d}"), "backward_dq", shape.forward_shared)?,
+                    dkv: load(
+                        format!("backward_dkv_fma_{dtype}_{d}"),
+                        "backward_dkv",
+                        shape.backward_shared,
+                    )?,
                 },
             },
         })

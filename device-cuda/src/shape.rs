@@ -9,8 +9,8 @@ pub(crate) enum Variant {
     /// Matrix units, compiled for a head_dim; in the backward pass with smaller tiles for devices whose blocks have
     /// little shared memory.
     Mma { head_dim: usize, small: bool },
-    /// f32 arithmetic on the ordinary units.
-    Fma,
+    /// f32 arithmetic on the ordinary units, compiled for a head_dim.
+    Fma { head_dim: usize },
 }
 
 /// Tile sizes of a variant, and the shared memory that its launches ask for.
@@ -34,6 +34,9 @@ pub(crate) const THREADS: u32 = 256;
 /// Bytes of shared memory that a block may have on compute capability 8.6, 8.9 and 12.0.
 pub(crate) const LITTLE_SHARED: usize = 99 * 1024;
 
+/// The largest head_dim that the kernels on the ordinary units are compiled for.
+const LARGEST_HEAD: usize = 512;
+
 /// Shared memory that a kernel declares itself, besides what its launch asks for.
 const STATIC_SHARED: usize = 1024;
 
@@ -46,22 +49,31 @@ impl Shape {
             (DType::F16 | DType::Bf16, Some(compiled)) => {
                 let needed = |shape: &Self| shape.backward_shared.max(shape.forward_shared) + STATIC_SHARED;
                 let mut by_size = [false, true].into_iter().map(|small| Self::mma(compiled, small));
-                by_size.find(|shape| needed(shape) <= shared_limit).unwrap_or(Self::FMA)
+                by_size.find(|shape| needed(shape) <= shared_limit).unwrap_or(Self::fma(LARGEST_HEAD))
             }
-            _ => Self::FMA,
+            (DType::F32, Some(compiled)) => Self::fma(compiled.max(128)),
+            _ => Self::fma(LARGEST_HEAD),
         }
     }
 
-    const FMA: Self = Self {
-        variant: Variant::Fma,
-        forward_rows: 32,
-        forward_threads: THREADS,
-        forward_shared: 0,
-        rows: 32,
-        keys: 32,
-        backward_threads: THREADS,
-        backward_shared: 0,
-    };
+    /// Square tiles of scores; of the backward pass, dk and dv take more shared memory than dq, which takes what the
+    /// forward pass does.
+    const fn fma(head_dim: usize) -> Self {
+        const SLICE_PITCH: usize = 64 + 4;
+        let rows = if head_dim <= 256 { 64 } else { 32 };
+        let score_tile = (rows + 4) * rows * 4;
+        let forward_shared = 2 * SLICE_PITCH * rows * 4 + score_tile;
+        Self {
+            variant: Variant::Fma { head_dim },
+            forward_rows: rows,
+            forward_threads: THREADS,
+            forward_shared,
+            rows,
+            keys: rows,
+            backward_threads: THREADS,
+            backward_shared: forward_shared + score_tile,
+        }
+    }
 
     const fn mma(head_dim: usize, small: bool) -> Self {
         const WARPS: usize = 4;
@@ -92,7 +104,8 @@ impl Shape {
     /// parts would begin with one at places far apart, where few cut their sequences into steps.
     pub(crate) fn part(&self, attention: &Attention) -> Option<usize> {
         let whole_tokens = self.rows.is_multiple_of(attention.group());
-        let cut = attention.kv_heads() < MANY_HEADS && whole_tokens && self.variant != Variant::Fma;
+        let waits = matches!(self.variant, Variant::Mma { .. });
+        let cut = attention.kv_heads() < MANY_HEADS && whole_tokens && waits;
         cut.then(|| part_rows(attention) / self.rows)
     }
 
@@ -100,7 +113,7 @@ impl Shape {
     pub(crate) const fn dq_sum_len(&self) -> usize {
         match self.variant {
             Variant::Mma { head_dim, .. } => self.rows * head_dim,
-            Variant::Fma => 0,
+            Variant::Fma { .. } => 0,
         }
     }
 }
@@ -251,6 +264,9 @@ const _: () = {
     assert!(b.forward_shared == 65_536 && b.backward_shared == 164_864);
     assert!(c.forward_shared == 98_304 && c.backward_shared == 147_968);
     let (a, b, c) = (Shape::mma(64, true), Shape::mma(128, true), Shape::mma(256, true));
+    let (d, e) = (Shape::fma(128), Shape::fma(512));
+    assert!(d.forward_shared == 52_224 && d.backward_shared == 69_632);
+    assert!(e.forward_shared == 22_016 && e.backward_shared == 26_624);
     assert!(a.backward_shared == 99_328 && b.backward_shared == 98_560 && c.backward_shared == 69_888);
     const fn forward(head_dim: usize, shared: usize) -> bool {
         WgmmaForward::compiled(head_dim).shared == shared
@@ -295,8 +311,10 @@ mod tests {
         for head_dim in [64, 128, 256] {
             assert_eq!(choose(DType::Bf16, head_dim, LITTLE_SHARED), mma(head_dim, true));
         }
-        assert_eq!(choose(DType::Bf16, 128, 64 * 1024), Variant::Fma);
-        assert_eq!(choose(DType::Bf16, 257, 227 * 1024), Variant::Fma);
-        assert_eq!(choose(DType::F32, 64, 227 * 1024), Variant::Fma);
+        let fma = |head_dim| Variant::Fma { head_dim };
+        assert_eq!(choose(DType::Bf16, 128, 64 * 1024), fma(512));
+        assert_eq!(choose(DType::Bf16, 257, 227 * 1024), fma(512));
+        let f32s = [1, 64, 128, 129, 256, 257, 512].map(|head_dim| choose(DType::F32, head_dim, 227 * 1024));
+        assert_eq!(f32s, [128, 128, 128, 256, 256, 512, 512].map(fma));
     }
 }

@@ -80,7 +80,10 @@ class Shape:
         self.name = NAMES[dtype]
         self.mma = dtype != torch.float32 and head_dim <= 256
         if not self.mma:
-            self.forward_rows = self.rows = self.keys = 32
+            self.head_dim = next(x for x in (128, 256, 512) if head_dim <= x) if dtype == torch.float32 else 512
+            rows = self.forward_rows = self.rows = self.keys = 64 if self.head_dim <= 256 else 32
+            self.forward_shared = (2 * (64 + 4) + rows + 4) * rows * 4
+            self.shared = self.forward_shared + (rows + 4) * rows * 4
             return
         d = self.head_dim = next(x for x in (64, 128, 256) if head_dim <= x)
         self.forward_rows = 128 if d <= 128 else 64
@@ -173,7 +176,7 @@ class Call:
             launch(f"forward_mma_{shape.name}_{shape.head_dim}", "forward", blocks, 128, args,
                    shape.forward_shared)
         else:
-            launch(f"forward_fma_{shape.name}", "forward", blocks, 256, args)
+            launch(f"forward_fma_{shape.name}_{shape.head_dim}", "forward", blocks, 256, args, shape.forward_shared)
 
     def backward(self, scratch, dout, dq, dk, dv):
         s, shape = self.schedule, self.schedule.shape
@@ -185,7 +188,7 @@ class Call:
         if shape.mma:
             launch(shape.backward, "backward", s.key_count * kv_heads, shape.threads, keys, shape.shared)
         else:
-            launch(f"backward_dq_fma_{shape.name}", "backward_dq", s.query_count * kv_heads, 256,
-                   rows)
-            launch(f"backward_dkv_fma_{shape.name}", "backward_dkv", s.key_count * kv_heads, 256,
-                   keys)
+            launch(f"backward_dq_fma_{shape.name}_{shape.head_dim}", "backward_dq", s.query_count * kv_heads, 256,
+                   rows, shape.forward_shared)
+            launch(f"backward_dkv_fma_{shape.name}_{shape.head_dim}", "backward_dkv", s.key_count * kv_heads, 256,
+                   keys, shape.shared)

@@ -1,12 +1,13 @@
 //! What GPUs of other compute capabilities launch.
 
-use crate::packed::{ADA, AMPERE, Packed};
+use crate::packed::{ADA, AMPERE, HOPPER, Packed};
 use microseq_core::{Attention, DType};
 use microseq_cuda::Cuda;
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("blocks_with_little_memory_have_smaller_tiles", blocks_with_little_memory_have_smaller_tiles),
     ("few_heads_have_their_walks_cut_everywhere", few_heads_have_their_walks_cut_everywhere),
+    ("the_largest_heads_take_the_ordinary_units", the_largest_heads_take_the_ordinary_units),
 ];
 
 /// Blocks, threads and shared memory of the backward kernel.
@@ -48,4 +49,26 @@ fn few_heads_have_their_walks_cut_everywhere() {
     // Parts would begin with a token every 2,048 tokens only.
     let odd = Attention::new(3, 1, 128).expect("heads");
     assert_eq!(Cuda::new(AMPERE).expect("pretended").dkv_grain(&odd, DType::Bf16), 64);
+}
+
+/// 100 tokens of a group of 2 are seven tiles of 32 query rows, and four of 32 keys.
+fn the_largest_heads_take_the_ordinary_units() {
+    let attention = Attention::new(4, 2, 512).expect("heads");
+    let device = Cuda::new(HOPPER).expect("pretended");
+    let packed = Packed { device, attention, lengths: vec![100], padding: 0 };
+    let launches = packed.launches();
+    let shapes: Vec<_> = launches
+        .iter()
+        .map(|launch| (launch.kernel().0, launch.blocks, launch.threads, launch.shared))
+        .collect();
+    let (query_blocks, key_blocks) = (2 * 7, 2 * 4);
+    assert_eq!(
+        shapes,
+        [
+            ("forward", query_blocks, 256, 22_016),
+            ("prepare", query_blocks, 256, 0),
+            ("backward_dq", query_blocks, 256, 22_016),
+            ("backward_dkv", key_blocks, 256, 26_624),
+        ]
+    );
 }
