@@ -25,12 +25,13 @@ FAILED = []
 
 
 def reference(documents, q, k, v, dout, causal, window, scale, softcap):
-    """out, lse, dq, dk, dv in float64 by an explicit masked softmax, and how large the terms of out and dq are: the
-    roots of the sums of their squares."""
+    """out, lse, dq, dk, dv in float64 by an explicit masked softmax, and how large the terms of out, dq, dk and dv are:
+    the roots of the sums of their squares. Each score's gradient is a difference of two terms, the second of which
+    is of a rounded out."""
     q, k, v, dout = (t.double() for t in (q, k, v, dout))
     group = q.shape[1] // k.shape[1]
     out, dq, out_terms, dq_terms = (torch.zeros_like(q) for _ in range(4))
-    dk, dv = torch.zeros_like(k), torch.zeros_like(v)
+    dk, dv, dk_terms, dv_terms = (torch.zeros_like(k) for _ in range(4))
     lse = torch.full((q.shape[1], q.shape[0]), -math.inf, dtype=torch.float64, device="cuda")
     for q0, qn, k0, kn in documents:
         if qn == 0 or kn == 0:
@@ -53,16 +54,20 @@ def reference(documents, q, k, v, dout, causal, window, scale, softcap):
         l = torch.logsumexp(s, -1)
         p = torch.exp(s - torch.where(l == -math.inf, 0.0, l)[..., None])
         o = p @ z
-        ds = p * (g @ z.transpose(1, 2) - (o * g).sum(-1, keepdim=True)) * slope * scale
+        dp, delta = g @ z.transpose(1, 2), (o * g).sum(-1, keepdim=True)
+        ds = p * (dp - delta) * slope * scale
+        ds_terms = (p * slope * scale).square() * (dp.square() + delta.square())
         out[q0:q0 + qn] = o.transpose(0, 1)
         out_terms[q0:q0 + qn] = (p.square() @ z.square()).sqrt().transpose(0, 1)
         lse[:, q0:q0 + qn] = l
         dq[q0:q0 + qn] = (ds @ y).transpose(0, 1)
-        dq_terms[q0:q0 + qn] = (ds.square() @ y.square()).sqrt().transpose(0, 1)
+        dq_terms[q0:q0 + qn] = (ds_terms @ y.square()).sqrt().transpose(0, 1)
         fold = lambda t: t.unflatten(0, (-1, group)).sum(1).transpose(0, 1)
         dk[k0:k0 + kn] += fold(ds.transpose(1, 2) @ x)
         dv[k0:k0 + kn] += fold(p.transpose(1, 2) @ g)
-    return out, lse, dq, dk, dv, out_terms, dq_terms
+        dk_terms[k0:k0 + kn] += fold(ds_terms.transpose(1, 2) @ x.square())
+        dv_terms[k0:k0 + kn] += fold(p.square().transpose(1, 2) @ g.square())
+    return out, lse, dq, dk, dv, (out_terms, dq_terms, dk_terms.sqrt(), dv_terms.sqrt())
 
 
 def rms(t):
@@ -137,11 +142,12 @@ def case(dtype, head_dim, heads, kv_heads, documents, causal=True, window=NO_WIN
 
     want = reference(documents, q, k, v, dout, causal, window, scale, softcap)
     near, far = TOLERANCE[dtype]
-    compare(name, "out", out, want[0], near, terms=want[5])
+    out_terms, dq_terms, dk_terms, dv_terms = want[5]
+    compare(name, "out", out, want[0], near, terms=out_terms)
     compare(name, "lse", lse, want[1], max(1e-5, near / 10))
-    compare(name, "dq", dq, want[2], far, terms=want[6])
-    compare(name, "dk", dkv[:, :kv_heads], store[:, :kv_heads] + want[3], far)
-    compare(name, "dv", dkv[:, kv_heads:], store[:, kv_heads:] + want[4], far)
+    compare(name, "dq", dq, want[2], far, terms=dq_terms)
+    compare(name, "dk", dkv[:, :kv_heads], store[:, :kv_heads] + want[3], far, terms=dk_terms)
+    compare(name, "dv", dkv[:, kv_heads:], store[:, kv_heads:] + want[4], far, terms=dv_terms)
 
 
 def random_documents(rng, keys_match):
