@@ -376,7 +376,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     Turn turn(turns + i64(walk.number) * args.kv_heads + kv_head, walk.before, false);
     if (threadIdx.x == 0) turn.wait();
     __syncthreads();
-    const auto add = [](f32& store, f32& sum) { store = canonical(store + sum); };
+    const auto add = [](f32& store, f32& sum) { red_add_f32(&store, sum); };
     each_gradient(dk, args.dk, document, kv_head, args.head_dim, add);
     each_gradient(dv, args.dv, document, kv_head, args.head_dim, add);
     __syncthreads();
