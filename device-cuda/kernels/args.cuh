@@ -86,7 +86,7 @@ struct Attention {
     i32 head_dim;
     i32 causal;      // 0 or 1
     i32 window;      // keys a query may see, itself included; i32::MAX without a window
-    i32 aligned;     // 1 if every 16-bit view may be read 16 bytes at a time
+    i32 aligned;     // 1 if every view of elements may be read 16 bytes at a time
     f32 scale;
     f32 softcap;     // 0 for none
     i32 tile_rows;   // query rows per query tile, for `prepare`

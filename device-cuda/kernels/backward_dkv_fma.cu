@@ -48,7 +48,7 @@ extern "C" __global__ void __launch_bounds__(FMA_THREADS, Shape::BLOCKS)
 
         ScorePart s = {}, dp = {};
         for (i32 slice = 0; slice * SLICE < args.head_dim; ++slice) {
-            __syncthreads();  // what is there is read
+            __syncthreads();  // a, b, p and ds are read
             load_key_slice(shared.a, args.k, slice, document, tile.begin, kv_head, args);
             load_query_slice(shared.b, args.q, slice, document, rows, kv_head, args);
             __syncthreads();
@@ -79,7 +79,7 @@ extern "C" __global__ void __launch_bounds__(FMA_THREADS, Shape::BLOCKS)
 #pragma unroll
         for (int slice = 0; slice < SLICES; ++slice) {
             if (slice * SLICE >= args.head_dim) break;
-            __syncthreads();  // what is there is read; p, ds are here
+            __syncthreads();  // a, b are read; p, ds are here
             load_query_slice(shared.a, args.dout, slice, document, rows, kv_head, args);
             load_query_slice(shared.b, args.q, slice, document, rows, kv_head, args);
             __syncthreads();

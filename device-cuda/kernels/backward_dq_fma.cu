@@ -30,7 +30,7 @@ extern "C" __global__ void __launch_bounds__(FMA_THREADS, Shape::BLOCKS)
     for (i32 key0 = seen.begin / FMA_ROWS * FMA_ROWS; key0 < seen.end; key0 += FMA_ROWS) {
         ScorePart s = {}, dp = {};
         for (i32 slice = 0; slice * SLICE < args.head_dim; ++slice) {
-            __syncthreads();  // what is there is read
+            __syncthreads();  // a, b and ds are read
             load_query_slice(shared.a, args.q, slice, document, rows, kv_head, args);
             load_key_slice(shared.b, args.k, slice, document, key0, kv_head, args);
             __syncthreads();
@@ -54,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(FMA_THREADS, Shape::BLOCKS)
 #pragma unroll
         for (int slice = 0; slice < SLICES; ++slice) {
             if (slice * SLICE >= args.head_dim) break;
-            __syncthreads();  // what is there is read; ds is here
+            __syncthreads();  // b is read; ds is here
             load_key_slice(shared.b, args.k, slice, document, key0, kv_head, args);
             __syncthreads();
             add_weighted<false>(dq.part[slice], ds, shared.b);

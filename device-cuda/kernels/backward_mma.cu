@@ -9,11 +9,11 @@
 // dk and dv stay in registers: they start as what the store holds and go back there at the end, so
 // steps of a sequence run one after the other continue one sum. Query tiles are cut at multiples of
 // ROWS query rows from the document's begin: cutting a sequence into steps there changes no bit. Where walks are cut
-// into parts (Walk), sums start with zero and are added to the store in turn.
+// into parts (Walk), sums start with zero and are added to the store in turn (`red`, the last queries' part first).
 //
 // dq of a query tile is a sum over key tiles, that is over blocks. They add in turn, ascending
 // (schedule.cuh): the first starts from zero, the others from `dq_sum`, the last rounds the sum and
-// writes dq. There are no atomic sums, and a document of one key tile needs neither `dq_sum` nor turns for dq.
+// writes dq. There are no sums in an order of chance, and a document of one key tile needs neither `dq_sum` nor turns for dq.
 //
 // Reads q, k, v, dout, stats, tiles (walks), turns (set to zero by `prepare`). Writes dq (=) of
 // every row that some key is visible to (`prepare` writes the others), dk (+=), dv (+=).

@@ -13,9 +13,9 @@ constexpr int FMA_ROWS = Shape::ROWS;  // query rows, and keys
 constexpr int FMA_THREADS = Shape::THREADS;
 constexpr int SLICE = Shape::SLICE;
 constexpr int SLICES = HEAD_DIM / SLICE;
-constexpr int ACROSS = 16, DOWN = FMA_THREADS / ACROSS;  // threads
-constexpr int EACH = FMA_ROWS / DOWN;                 // rows of one
-constexpr int COLUMNS = FMA_ROWS / ACROSS;            // and columns of scores
+constexpr int ACROSS = 16, DOWN = FMA_THREADS / ACROSS;  // threads along a row, along a column
+constexpr int EACH = FMA_ROWS / DOWN;                    // rows of a thread
+constexpr int COLUMNS = FMA_ROWS / ACROSS;               // columns of its scores
 
 using SliceTile = f32[FMA_ROWS][Shape::SLICE_PITCH];
 using ScoreTile = f32[FMA_ROWS][Shape::SCORE_PITCH];

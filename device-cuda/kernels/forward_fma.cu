@@ -55,7 +55,7 @@ extern "C" __global__ void __launch_bounds__(FMA_THREADS, Shape::BLOCKS)
     for (i32 key0 = seen.begin / FMA_ROWS * FMA_ROWS; key0 < seen.end; key0 += FMA_ROWS) {
         ScorePart s = {};
         for (i32 slice = 0; slice * SLICE < args.head_dim; ++slice) {
-            __syncthreads();  // what is there is read
+            __syncthreads();  // a, b and p are read
             load_query_slice(shared.a, args.q, slice, document, rows, kv_head, args);
             load_key_slice(shared.b, args.k, slice, document, key0, kv_head, args);
             __syncthreads();
@@ -68,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(FMA_THREADS, Shape::BLOCKS)
 #pragma unroll
             for (int j = 0; j < COLUMNS; ++j)
                 s[i][j] = sees(visible, key0 + thread_x() + ACROSS * j) ? exact_score(s[i][j], args)
-                                                                    : -INFINITY_F32;
+                                                                        : -INFINITY_F32;
             f32 mine = maximum[i];
 #pragma unroll
             for (int j = 0; j < COLUMNS; ++j) mine = fmaxf(mine, s[i][j]);
@@ -89,7 +89,7 @@ extern "C" __global__ void __launch_bounds__(FMA_THREADS, Shape::BLOCKS)
 #pragma unroll
         for (int slice = 0; slice < SLICES; ++slice) {
             if (slice * SLICE >= args.head_dim) break;
-            __syncthreads();  // what is there is read; p is here
+            __syncthreads();  // b is read; p is here
             load_key_slice(shared.b, args.v, slice, document, key0, kv_head, args);
             __syncthreads();
 #pragma unroll

@@ -123,7 +123,7 @@ __device__ inline void st_relaxed(u32* address, u32 value) {
 
 __device__ inline void fence_gpu() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 
-// Adds in the L2 cache, where subnormal operands and sums become zeros; nobody waits for it.
+// Adds in the L2 cache, where subnormal operands and sums become zeros, of either sign; the thread does not wait for it.
 __device__ inline void red_add_f32(f32* address, f32 x) {
     asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(address), "f"(x) : "memory");
 }

@@ -1,7 +1,7 @@
 //! The compiled variants and their tile sizes. Twin of `kernels/shape.cuh` and `kernels/shape_sm90.cuh`.
 
 use crate::args::KeyTile;
-use microseq_core::{Attention, DType};
+use microseq_core::{Attention, DType, MAX_HEAD_DIM};
 
 /// Which kernels compute a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +34,6 @@ pub(crate) const THREADS: u32 = 256;
 /// Bytes of shared memory that a block may have on compute capability 8.6, 8.9 and 12.0.
 pub(crate) const LITTLE_SHARED: usize = 99 * 1024;
 
-/// The largest head_dim that the kernels on the ordinary units are compiled for.
-const LARGEST_HEAD: usize = 512;
-
 /// Shared memory that a kernel declares itself, besides what its launch asks for.
 const STATIC_SHARED: usize = 1024;
 
@@ -49,10 +46,10 @@ impl Shape {
             (DType::F16 | DType::Bf16, Some(compiled)) => {
                 let needed = |shape: &Self| shape.backward_shared.max(shape.forward_shared) + STATIC_SHARED;
                 let mut by_size = [false, true].into_iter().map(|small| Self::mma(compiled, small));
-                by_size.find(|shape| needed(shape) <= shared_limit).unwrap_or(Self::fma(LARGEST_HEAD))
+                by_size.find(|shape| needed(shape) <= shared_limit).unwrap_or(Self::fma(MAX_HEAD_DIM))
             }
             (DType::F32, Some(compiled)) => Self::fma(compiled.max(128)),
-            _ => Self::fma(LARGEST_HEAD),
+            _ => Self::fma(MAX_HEAD_DIM),
         }
     }
 
@@ -104,8 +101,8 @@ impl Shape {
     /// parts would begin with one at places far apart, where few cut their sequences into steps.
     pub(crate) fn part(&self, attention: &Attention) -> Option<usize> {
         let whole_tokens = self.rows.is_multiple_of(attention.group());
-        let waits = matches!(self.variant, Variant::Mma { .. });
-        let cut = attention.kv_heads() < MANY_HEADS && whole_tokens && waits;
+        let mma = matches!(self.variant, Variant::Mma { .. });
+        let cut = attention.kv_heads() < MANY_HEADS && whole_tokens && mma;
         cut.then(|| part_rows(attention) / self.rows)
     }
 
@@ -264,10 +261,10 @@ const _: () = {
     assert!(b.forward_shared == 65_536 && b.backward_shared == 164_864);
     assert!(c.forward_shared == 98_304 && c.backward_shared == 147_968);
     let (a, b, c) = (Shape::mma(64, true), Shape::mma(128, true), Shape::mma(256, true));
-    let (d, e) = (Shape::fma(128), Shape::fma(512));
-    assert!(d.forward_shared == 52_224 && d.backward_shared == 69_632);
-    assert!(e.forward_shared == 22_016 && e.backward_shared == 26_624);
     assert!(a.backward_shared == 99_328 && b.backward_shared == 98_560 && c.backward_shared == 69_888);
+    let (a, b) = (Shape::fma(128), Shape::fma(MAX_HEAD_DIM));
+    assert!(a.forward_shared == 52_224 && a.backward_shared == 69_632);
+    assert!(b.forward_shared == 22_016 && b.backward_shared == 26_624 && MAX_HEAD_DIM == 512);
     const fn forward(head_dim: usize, shared: usize) -> bool {
         WgmmaForward::compiled(head_dim).shared == shared
     }

@@ -26,8 +26,8 @@ FAILED = []
 
 def reference(documents, q, k, v, dout, causal, window, scale, softcap):
     """out, lse, dq, dk, dv in float64 by an explicit masked softmax, and how large the terms of out, dq, dk and dv are:
-    the roots of the sums of their squares. Each score's gradient is a difference of two terms, the second of which
-    is of a rounded out."""
+    the roots of the sums of their squares. A score's gradient is rounded, and so is what is taken from it, a sum over
+    out, unless the query sees one key: it is zero then."""
     q, k, v, dout = (t.double() for t in (q, k, v, dout))
     group = q.shape[1] // k.shape[1]
     out, dq, out_terms, dq_terms = (torch.zeros_like(q) for _ in range(4))
@@ -56,7 +56,8 @@ def reference(documents, q, k, v, dout, causal, window, scale, softcap):
         o = p @ z
         dp, delta = g @ z.transpose(1, 2), (o * g).sum(-1, keepdim=True)
         ds = p * (dp - delta) * slope * scale
-        ds_terms = (p * slope * scale).square() * (dp.square() + delta.square())
+        taken = (p * slope * scale).square() * (o * g).square().sum(-1, keepdim=True)
+        ds_terms = (ds.square() + taken).masked_fill(seen.sum(-1, keepdim=True) == 1, 0)
         out[q0:q0 + qn] = o.transpose(0, 1)
         out_terms[q0:q0 + qn] = (p.square() @ z.square()).sqrt().transpose(0, 1)
         lse[:, q0:q0 + qn] = l
@@ -294,7 +295,8 @@ def main():
             (torch.bfloat16, 128, 8, 2), (torch.bfloat16, 128, 64, 8), (torch.float16, 64, 16, 2),
             (torch.bfloat16, 128, 24, 2), (torch.bfloat16, 256, 3, 1),
             (torch.float16, 192, 4, 2), (torch.bfloat16, 256, 64, 8),
-            (torch.float32, 40, 4, 2))[:1 if quick else None]:
+            (torch.float32, 40, 4, 2), (torch.float32, 200, 4, 2), (torch.float32, 300, 4, 2),
+            (torch.bfloat16, 512, 4, 2))[:1 if quick else None]:
         for window in (NO_WINDOW, 150):
             invariants(dtype, head_dim, heads, kv_heads, window)
     count = 10 if quick else 30
