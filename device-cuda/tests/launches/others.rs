@@ -1,13 +1,13 @@
 //! What GPUs of other compute capabilities launch.
 
-use crate::packed::{ADA, AMPERE, HOPPER, Packed};
+use crate::packed::{ADA, AMPERE, HOPPER, Launch, Packed};
 use microseq_core::{Attention, DType};
 use microseq_cuda::Cuda;
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("blocks_with_little_memory_have_smaller_tiles", blocks_with_little_memory_have_smaller_tiles),
     ("few_heads_have_their_walks_cut_everywhere", few_heads_have_their_walks_cut_everywhere),
-    ("the_largest_heads_take_the_ordinary_units", the_largest_heads_take_the_ordinary_units),
+    ("f32_and_the_largest_heads_take_the_ordinary_units", f32_and_the_largest_heads_take_the_ordinary_units),
 ];
 
 /// Blocks, threads and shared memory of the backward kernel.
@@ -51,24 +51,36 @@ fn few_heads_have_their_walks_cut_everywhere() {
     assert_eq!(Cuda::new(AMPERE).expect("pretended").dkv_grain(&odd, DType::Bf16), 64);
 }
 
-/// 100 tokens of a group of 2 are seven tiles of 32 query rows, and four of 32 keys.
-fn the_largest_heads_take_the_ordinary_units() {
-    let attention = Attention::new(4, 2, 512).expect("heads");
-    let device = Cuda::new(HOPPER).expect("pretended");
-    let packed = Packed { device, attention, lengths: vec![100], padding: 0 };
-    let launches = packed.launches();
-    let shapes: Vec<_> = launches
-        .iter()
-        .map(|launch| (launch.kernel().0, launch.blocks, launch.threads, launch.shared))
-        .collect();
-    let (query_blocks, key_blocks) = (2 * 7, 2 * 4);
-    assert_eq!(
-        shapes,
-        [
-            ("forward", query_blocks, 256, 22_016),
-            ("prepare", query_blocks, 256, 0),
-            ("backward_dq", query_blocks, 256, 22_016),
-            ("backward_dkv", key_blocks, 256, 26_624),
-        ]
-    );
+/// Of 100 tokens of a group of 2 and two K/V heads.
+fn f32_and_the_largest_heads_take_the_ordinary_units() {
+    let packed = |head_dim| Packed {
+        device: Cuda::new(HOPPER).expect("pretended"),
+        attention: Attention::new(4, 2, head_dim).expect("heads"),
+        lengths: vec![100],
+        padding: 0,
+    };
+    // Four tiles of 64 query rows and two of 64 keys.
+    let wide = launches_by(2 * 4, 2 * 2, 52_224, 69_632);
+    assert_eq!(shapes(&packed(64).launches_of::<f32>()), wide);
+    assert_eq!(shapes(&packed(256).launches_of::<f32>()), wide);
+    // Seven of 32 query rows and four of 32 keys.
+    let narrow = launches_by(2 * 7, 2 * 4, 22_016, 26_624);
+    assert_eq!(shapes(&packed(512).launches_of::<f32>()), narrow);
+    assert_eq!(shapes(&packed(512).launches()), narrow);
+}
+
+/// Kernel, blocks, threads and shared memory.
+type Shape<'a> = (&'a str, u32, u32, u32);
+
+fn shapes(launches: &[Launch]) -> Vec<Shape<'_>> {
+    launches.iter().map(|one| (one.kernel().0, one.blocks, one.threads, one.shared)).collect()
+}
+
+fn launches_by(query_blocks: u32, key_blocks: u32, shared: u32, shared_of_dkv: u32) -> Vec<Shape<'static>> {
+    vec![
+        ("forward", query_blocks, 256, shared),
+        ("prepare", query_blocks, 256, 0),
+        ("backward_dq", query_blocks, 256, shared),
+        ("backward_dkv", key_blocks, 256, shared_of_dkv),
+    ]
 }

@@ -3,8 +3,8 @@
 use crate::pretended::pretend;
 use core::ffi::{c_int, c_uint};
 use microseq_core::{
-    Attention, Backward, Device, Forward, KvMut, KvRef, Layout, Pass, Plan, Problem, RowsMut, RowsRef,
-    Scalar, bf16,
+    Attention, Backward, Device, Element, Forward, KvMut, KvRef, Layout, Pass, Plan, Problem, RowsMut,
+    RowsRef, Scalar, bf16,
 };
 use microseq_cuda::{Buffer, Cuda, CudaError, DeviceMemory, Prepared};
 
@@ -83,7 +83,7 @@ fn rows_of<T: Scalar>(buffer: &Buffer<T>, layout: Layout) -> RowsRef<'_, DeviceM
     RowsRef::new(buffer.view(), layout).expect("fits")
 }
 
-/// A step of packed documents in bf16.
+/// A step of packed documents, in bf16 where nothing else is said.
 pub(crate) struct Packed {
     pub(crate) device: Cuda,
     pub(crate) attention: Attention,
@@ -103,31 +103,40 @@ impl Packed {
     }
 
     pub(crate) fn scratch_bytes(&self) -> usize {
-        self.device.scratch_bytes(&self.prepared().expect("nothing fails"), Pass::Backward)
+        self.device.scratch_bytes(&self.prepared::<bf16>().expect("nothing fails"), Pass::Backward)
     }
 
-    fn prepared(&self) -> Result<Prepared, CudaError> {
+    fn prepared<E: Element>(&self) -> Result<Prepared, CudaError> {
         let plan = Plan::new(&self.lengths, self.rows()).expect("plan");
         let step = plan.steps().next().expect("one step");
-        let problem = Problem::of::<bf16>(self.attention, step).expect("problem");
+        let problem = Problem::of::<E>(self.attention, step).expect("problem");
         self.device.prepare(&problem)
     }
 
     /// What [`run`](Self::run) launches.
     pub(crate) fn launches(&self) -> Vec<Launch> {
+        self.launches_of::<bf16>()
+    }
+
+    /// The same for elements of another type.
+    pub(crate) fn launches_of<E: Element>(&self) -> Vec<Launch> {
         launches();
-        self.run().expect("nothing fails");
+        self.run_in::<E>().expect("nothing fails");
         launches()
     }
 
     /// One forward pass and one backward pass over all rows.
     pub(crate) fn run(&self) -> Result<(), CudaError> {
+        self.run_in::<bf16>()
+    }
+
+    fn run_in<E: Element>(&self) -> Result<(), CudaError> {
         let rows = self.rows();
-        let prepared = self.prepared()?;
+        let prepared = self.prepared::<E>()?;
         let stream = self.device.stream();
         let (q, kv) = (self.layout(self.attention.heads()), self.layout(2 * self.attention.kv_heads()));
         let lse = Layout::lse(self.attention.heads(), rows);
-        let zeros = |layout: Layout| Buffer::<bf16>::zeros(stream, layout.rows() * layout.row_stride());
+        let zeros = |layout: Layout| Buffer::<E>::zeros(stream, layout.rows() * layout.row_stride());
         let (queries, keys, mut out, mut dq) = (zeros(q)?, zeros(kv)?, zeros(q)?, zeros(q)?);
         let mut sums = Buffer::<f32>::zeros(stream, lse.heads() * lse.rows())?;
         let mut store = Buffer::<f32>::zeros(stream, kv.rows() * kv.row_stride())?;
