@@ -21,11 +21,10 @@
 #include "scores.cuh"
 #include "shape.cuh"
 
-#ifdef SMALL_TILES
-using Shape = SmallBackwardShape<HEAD_DIM>;
-#else
-using Shape = BackwardShape<HEAD_DIM>;
+#ifndef SMALL_TILES
+#define SMALL_TILES false
 #endif
+using Shape = BackwardShape<HEAD_DIM, SMALL_TILES>;
 constexpr int D = HEAD_DIM;
 constexpr int ROWS = Shape::ROWS;
 constexpr int ROWS_LOG2 = ROWS == 32 ? 5 : ROWS == 64 ? 6 : 7;

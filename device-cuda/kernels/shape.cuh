@@ -33,24 +33,21 @@ struct BackwardTiles {
         2 * KEY_TILE + 2 * SCORE_TILE + STAGES * (2 * QUERY_TILE + STATS);
 };
 
-template <int DIM>
+// Small ones are for 99 KiB a block, what compute capability 8.6, 8.9 and 12.0 have.
+template <int DIM, bool SMALL>
 struct BackwardShape;
 template <>
-struct BackwardShape<64> : BackwardTiles<8, 4, 4, 4, 128, 128, 2, 64> {};
+struct BackwardShape<64, false> : BackwardTiles<8, 4, 4, 4, 128, 128, 2, 64> {};
 template <>
-struct BackwardShape<128> : BackwardTiles<8, 2, 4, 2, 64, 128, 2, 128> {};
+struct BackwardShape<128, false> : BackwardTiles<8, 2, 4, 2, 64, 128, 2, 128> {};
 template <>
-struct BackwardShape<256> : BackwardTiles<8, 4, 2, 2, 64, 64, 1, 256> {};
-
-// For 99 KiB a block, what compute capability 8.6, 8.9 and 12.0 have.
-template <int DIM>
-struct SmallBackwardShape;
+struct BackwardShape<256, false> : BackwardTiles<8, 4, 2, 2, 64, 64, 1, 256> {};
 template <>
-struct SmallBackwardShape<64> : BackwardTiles<8, 2, 4, 2, 64, 128, 2, 64> {};
+struct BackwardShape<64, true> : BackwardTiles<8, 2, 4, 2, 64, 128, 2, 64> {};
 template <>
-struct SmallBackwardShape<128> : BackwardTiles<8, 2, 4, 2, 32, 128, 1, 128> {};
+struct BackwardShape<128, true> : BackwardTiles<8, 2, 4, 2, 32, 128, 1, 128> {};
 template <>
-struct SmallBackwardShape<256> : BackwardTiles<4, 2, 2, 2, 32, 32, 1, 256> {};
+struct BackwardShape<256, true> : BackwardTiles<4, 2, 2, 2, 32, 32, 1, 256> {};
 
 // forward_fma, backward_dq_fma, backward_dkv_fma: square tiles of scores, a slice of the head dimension at a time, in f32.
 // Rows are padded against bank conflicts. Of large heads a thread's registers hold fewer rows.
@@ -66,10 +63,10 @@ struct FmaShape {
 };
 
 // src/shape.rs asserts the same numbers.
-static_assert(ForwardShape<64>::SHARED == 32768 && BackwardShape<64>::SHARED == 165888);
-static_assert(ForwardShape<128>::SHARED == 65536 && BackwardShape<128>::SHARED == 164864);
-static_assert(ForwardShape<256>::SHARED == 98304 && BackwardShape<256>::SHARED == 147968);
-static_assert(SmallBackwardShape<64>::SHARED == 99328 && SmallBackwardShape<128>::SHARED == 98560);
-static_assert(SmallBackwardShape<256>::SHARED == 69888);
+static_assert(ForwardShape<64>::SHARED == 32768 && BackwardShape<64, false>::SHARED == 165888);
+static_assert(ForwardShape<128>::SHARED == 65536 && BackwardShape<128, false>::SHARED == 164864);
+static_assert(ForwardShape<256>::SHARED == 98304 && BackwardShape<256, false>::SHARED == 147968);
+static_assert(BackwardShape<64, true>::SHARED == 99328 && BackwardShape<128, true>::SHARED == 98560);
+static_assert(BackwardShape<256, true>::SHARED == 69888);
 static_assert(FmaShape<128>::SHARED == 52224 && FmaShape<128>::DKV_SHARED == 69632);
 static_assert(FmaShape<512>::SHARED == 22016 && FmaShape<512>::DKV_SHARED == 26624);

@@ -91,8 +91,8 @@ class Shape:
         small = KERNELS == "mma_small" or little_shared()
         self.backward = f"backward_mma_{'small_' if small else ''}{self.name}_{d}"
         self.rows, self.keys, stages, warps = {
-            64: (128, 128, 2, 8), 128: (64, 128, 2, 8), 256: (64, 64, 1, 8)}[d] if not small else {
-            64: (64, 128, 2, 8), 128: (32, 128, 1, 8), 256: (32, 32, 1, 4)}[d]
+            (64, False): (128, 128, 2, 8), (128, False): (64, 128, 2, 8), (256, False): (64, 64, 1, 8),
+            (64, True): (64, 128, 2, 8), (128, True): (32, 128, 1, 8), (256, True): (32, 32, 1, 4)}[d, small]
         self.threads = 32 * warps
         self.shared = (4 * self.keys * d + 4 * self.rows * self.keys
                        + stages * (4 * self.rows * d + 8 * self.rows))
