@@ -63,7 +63,7 @@ fn fail(launch: c_int, work: c_int) {
 
 fn packed() -> Packed {
     let attention = Attention::new(4, 2, 64).expect("heads");
-    Packed { device: Cuda::new(AMPERE).expect("pretended"), attention, lengths: vec![10, 20], padding: 0 }
+    Packed::new(AMPERE, attention, &[10, 20])
 }
 
 fn a_launch_that_fails_is_an_error() {

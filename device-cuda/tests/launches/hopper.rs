@@ -22,11 +22,6 @@ const MAP: usize = 128;
 const STATS: usize = 216;
 const TILE_COUNT: usize = 248;
 
-fn packed(ordinal: usize, attention: Attention, lengths: &[u32]) -> Packed {
-    let device = Cuda::new(ordinal).expect("pretended");
-    Packed { device, attention, lengths: lengths.to_vec(), padding: 0 }
-}
-
 /// A tensor map as gpu.c encodes it: sizes, strides in bytes, and the box.
 fn map(launch: &Launch, index: usize) -> ([u64; 3], [u64; 2], [u64; 3]) {
     let at = |word: usize| launch.long(ATTENTION + index * MAP + word * 8);
@@ -35,7 +30,7 @@ fn map(launch: &Launch, index: usize) -> ([u64; 3], [u64; 2], [u64; 3]) {
 
 fn hopper_takes_its_own_kernels() {
     // 1,000 tokens: 32 tiles of 128 / 4 tokens. 300: 10 tiles.
-    let packed = packed(HOPPER, Attention::new(32, 8, 128).expect("heads"), &[1000, 300]);
+    let packed = Packed::new(HOPPER, Attention::new(32, 8, 128).expect("heads"), &[1000, 300]);
     let [forward, prepare, backward] = packed.launches()[..] else { panic!("three launches") };
 
     assert_eq!(forward.kernel(), ("forward", "sm_90a"));
@@ -64,7 +59,7 @@ fn hopper_takes_its_own_kernels() {
 }
 
 fn small_heads_have_their_gradients_brought() {
-    let packed = packed(HOPPER, Attention::new(16, 8, 64).expect("heads"), &[1000]);
+    let packed = Packed::new(HOPPER, Attention::new(16, 8, 64).expect("heads"), &[1000]);
     let [forward, _, backward] = packed.launches()[..] else { panic!("three launches") };
     // Three warpgroups compute: 1,000 tokens are 11 tiles of 192 / 2 tokens.
     assert_eq!((forward.blocks, forward.threads, forward.shared), (88, 512, 114_792));
@@ -75,7 +70,7 @@ fn small_heads_have_their_gradients_brought() {
 
 /// 4,000 tokens of a group of 8 are 500 tiles, or 16 parts of 32; every 128 keys, walks begin 16 tiles later.
 fn few_heads_have_their_walks_cut() {
-    let packed = packed(HOPPER, Attention::new(8, 1, 128).expect("heads"), &[4000]);
+    let packed = Packed::new(HOPPER, Attention::new(8, 1, 128).expect("heads"), &[4000]);
     let [.., backward] = packed.launches()[..] else { panic!("three launches") };
     let parts = (0..32).map(|key_tile| 16 - key_tile / 2).sum::<i32>();
     assert_eq!((backward.blocks, backward.word(TILE_COUNT)), (132, parts));
@@ -85,7 +80,7 @@ fn few_heads_have_their_walks_cut() {
 }
 
 fn blocks_are_no_more_than_the_work() {
-    let packed = packed(HOPPER, Attention::new(4, 2, 128).expect("heads"), &[10]);
+    let packed = Packed::new(HOPPER, Attention::new(4, 2, 128).expect("heads"), &[10]);
     let blocks: Vec<_> = packed.launches().iter().map(|launch| launch.blocks).collect();
     assert_eq!(blocks, [2, 4, 2]);
 }
@@ -93,12 +88,12 @@ fn blocks_are_no_more_than_the_work() {
 fn other_devices_and_calls_take_the_others() {
     let attention = |head_dim| Attention::new(4, 2, head_dim).expect("heads");
     let softcap = attention(128).with_softcap(1.0).expect("softcap");
-    let uneven = Packed { padding: 1, ..packed(HOPPER, attention(128), &[10]) };
+    let uneven = Packed { padding: 1, ..Packed::new(HOPPER, attention(128), &[10]) };
     for packed in [
-        packed(AMPERE, attention(128), &[10]),
-        packed(HOPPER, attention(264), &[10]),
-        packed(HOPPER, attention(100), &[10]),
-        packed(HOPPER, softcap, &[10]),
+        Packed::new(AMPERE, attention(128), &[10]),
+        Packed::new(HOPPER, attention(264), &[10]),
+        Packed::new(HOPPER, attention(100), &[10]),
+        Packed::new(HOPPER, softcap, &[10]),
         uneven,
     ] {
         let launches = packed.launches();
@@ -109,7 +104,7 @@ fn other_devices_and_calls_take_the_others() {
 
 fn large_heads_take_smaller_tiles() {
     for (head_dim, shared, forward_keys) in [(192, 214_616, 96), (256, 230_984, 64)] {
-        let packed = packed(HOPPER, Attention::new(4, 2, head_dim).expect("heads"), &[100]);
+        let packed = Packed::new(HOPPER, Attention::new(4, 2, head_dim).expect("heads"), &[100]);
         let [forward, prepare, backward] = packed.launches()[..] else { panic!("three launches") };
         for (launch, name) in [(&forward, "forward"), (&prepare, "prepare"), (&backward, "backward")] {
             assert_eq!(launch.kernel(), (name, "sm_90a"));

@@ -13,8 +13,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
 /// Blocks, threads and shared memory of the backward kernel.
 fn backward(ordinal: usize, head_dim: usize) -> (u32, u32, u32) {
     let attention = Attention::new(4, 2, head_dim).expect("heads");
-    let device = Cuda::new(ordinal).expect("pretended");
-    let packed = Packed { device, attention, lengths: vec![256], padding: 0 };
+    let packed = Packed::new(ordinal, attention, &[256]);
     let [forward, prepare, backward] = packed.launches()[..] else { panic!("three launches") };
     for (launch, name) in [(&forward, "forward"), (&prepare, "prepare"), (&backward, "backward")] {
         assert_eq!(launch.kernel(), (name, "sm_80"));
@@ -35,9 +34,8 @@ fn few_heads_have_their_walks_cut_everywhere() {
     let attention = Attention::new(8, 1, 128).expect("heads");
     let parts = (0..32).map(|key_tile| 16 - key_tile / 2).sum::<u32>();
     for (ordinal, rows) in [(AMPERE, 64), (ADA, 32)] {
-        let device = Cuda::new(ordinal).expect("pretended");
-        assert_eq!(device.dkv_grain(&attention, DType::Bf16), 2048 / 8);
-        let packed = Packed { device, attention, lengths: vec![4000], padding: 0 };
+        let packed = Packed::new(ordinal, attention, &[4000]);
+        assert_eq!(packed.device.dkv_grain(&attention, DType::Bf16), 2048 / 8);
         let [.., backward] = packed.launches()[..] else { panic!("three launches") };
         assert_eq!(backward.blocks, parts);
         // Stats, the ticket and a counter for each query tile and walk, and dq of the tiles.
@@ -53,12 +51,7 @@ fn few_heads_have_their_walks_cut_everywhere() {
 
 /// Of 100 tokens of a group of 2 and two K/V heads.
 fn f32_and_the_largest_heads_take_the_ordinary_units() {
-    let packed = |head_dim| Packed {
-        device: Cuda::new(HOPPER).expect("pretended"),
-        attention: Attention::new(4, 2, head_dim).expect("heads"),
-        lengths: vec![100],
-        padding: 0,
-    };
+    let packed = |head_dim| Packed::new(HOPPER, Attention::new(4, 2, head_dim).expect("heads"), &[100]);
     // Four tiles of 64 query rows and two of 64 keys.
     let wide = launches_by(2 * 4, 2 * 2, 52_224, 69_632);
     assert_eq!(shapes(&packed(64).launches_of::<f32>()), wide);
