@@ -1,6 +1,7 @@
 //! A device's primary context, which every CUDA library of a process shares.
 
 use crate::CudaError;
+use crate::cuts::Cuts;
 use crate::driver::Driver;
 use crate::module::Modules;
 use crate::shape::{LITTLE_SHARED, Shape, WgmmaBackward, WgmmaForward};
@@ -94,11 +95,11 @@ impl Context {
         self.has_warpgroups.then(|| WgmmaBackward::choose(attention, dtype)).flatten()
     }
 
-    /// How many query tiles make a part of a walk for the other backward kernels, where walks are cut: not where these take
-    /// calls with uneven views only. Such lists may have millions of parts.
-    pub(crate) fn part(&self, shape: &Shape, attention: &Attention, dtype: DType) -> Option<usize> {
+    /// Where walks are cut for the other backward kernels: not where these take calls with uneven views only. Such lists
+    /// may have millions of parts.
+    pub(crate) fn cuts(&self, shape: &Shape, attention: &Attention, dtype: DType) -> Option<Cuts> {
         let seldom = self.wgmma_backward(attention, dtype).is_some();
-        if seldom { None } else { shape.part(attention) }
+        if seldom { None } else { shape.cuts(attention) }
     }
 
     /// Makes the context the thread's current one until the guard goes.

@@ -3,6 +3,7 @@
 use crate::CudaError;
 use crate::args::{Attention, Rows};
 use crate::context::Context;
+use crate::cuts::Cuts;
 use crate::memory::DeviceMemory;
 use crate::module::{Kernel, LoadedModule};
 use crate::operand::{aligned, view_of, view_of_mut, views_of_mut};
@@ -97,13 +98,13 @@ impl Cuda {
             // One term after the other: nothing depends on tiles.
             Variant::Fma { .. } => 1,
             Variant::Mma { .. } => {
-                let rows = shape.rows * context.part(&shape, problem, dtype).unwrap_or(1);
+                let rows = shape.rows * grain_of(context.cuts(&shape, problem, dtype));
                 rows / common_divisor(rows, group)
             }
         };
         // A call's operands choose between the two.
         match context.wgmma_backward(problem, dtype) {
-            Some(wgmma) => common_multiple(grain, wgmma.rows / group * wgmma.part(problem).unwrap_or(1)),
+            Some(wgmma) => common_multiple(grain, wgmma.rows / group * grain_of(wgmma.cuts(problem))),
             None => grain,
         }
     }
@@ -311,6 +312,11 @@ fn number(what: &'static str, given: usize) -> Result<i32, CudaError> {
 
 fn common_divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { common_divisor(b, a % b) }
+}
+
+/// Of tiles: their sums of dk and dv begin anew at all multiples of so many.
+fn grain_of(cuts: Option<Cuts>) -> usize {
+    cuts.map_or(1, |cuts| cuts.grain())
 }
 
 fn common_multiple(a: usize, b: usize) -> usize {

@@ -43,6 +43,7 @@
 mod args;
 mod context;
 mod cuda;
+mod cuts;
 mod driver;
 mod error;
 #[cfg(feature = "dev")]

@@ -60,8 +60,8 @@ impl Prepared {
         let attention = problem.attention();
         let wanted = problem.shape();
         let shape = Shape::choose(wanted.dtype, wanted.head_dim, context.shared_limit);
-        let part = context.part(&shape, attention, wanted.dtype);
-        let schedule = Schedule::new(problem, &shape, part, context.multiprocessors)?;
+        let cuts = context.cuts(&shape, attention, wanted.dtype);
+        let schedule = Schedule::new(problem, &shape, cuts, context.multiprocessors)?;
         let kernels = {
             let _current = context.enter()?;
             Kernels::load(stream, wanted.dtype, &shape)?

@@ -1,6 +1,7 @@
 //! The compiled variants and their tile sizes. Twin of `kernels/shape.cuh` and `kernels/shape_sm90.cuh`.
 
 use crate::args::KeyTile;
+use crate::cuts::{Cuts, has_few_walks};
 use microseq_core::{Attention, DType, MAX_HEAD_DIM};
 
 /// Which kernels compute a problem.
@@ -97,13 +98,13 @@ impl Shape {
         }
     }
 
-    /// How many query tiles make a part of a walk, where walks are cut: with few heads, and if tiles hold whole tokens, or
-    /// parts would begin with one at places far apart, where few cut their sequences into steps.
-    pub(crate) fn part(&self, attention: &Attention) -> Option<usize> {
+    /// Where walks are cut: with few heads, and if tiles hold whole tokens, or parts would begin with one at places far
+    /// apart, where few cut their sequences into steps.
+    pub(crate) fn cuts(&self, attention: &Attention) -> Option<Cuts> {
         let whole_tokens = self.rows.is_multiple_of(attention.group());
         let mma = matches!(self.variant, Variant::Mma { .. });
-        let cut = attention.kv_heads() < MANY_HEADS && whole_tokens && mma;
-        cut.then(|| part_rows(attention) / self.rows)
+        let cut = has_few_walks(attention) && whole_tokens && mma;
+        cut.then(|| Cuts::new(attention, self.rows))
     }
 
     /// f32 that a query tile's running dq takes.
@@ -211,11 +212,11 @@ impl WgmmaBackward {
         self.head_dim <= 64
     }
 
-    /// How many query tiles make a part of a walk, where walks are cut: with few heads, and in windows, where blocks would
-    /// be all over the step and what they share would not fit the device's cache.
-    pub(crate) fn part(&self, attention: &Attention) -> Option<usize> {
-        let cut = attention.kv_heads() < MANY_HEADS || attention.mask().window.is_some();
-        cut.then(|| part_rows(attention) / self.rows)
+    /// Where walks are cut: with few heads, and in windows, where blocks would be all over the step and what they share
+    /// would not fit the device's cache.
+    pub(crate) fn cuts(&self, attention: &Attention) -> Option<Cuts> {
+        let cut = has_few_walks(attention) || attention.mask().window.is_some();
+        cut.then(|| Cuts::new(attention, self.rows))
     }
 
     /// f32 that a query tile's stats take.
@@ -227,16 +228,6 @@ impl WgmmaBackward {
     pub(crate) const fn dq_sum_len(&self) -> usize {
         self.rows * self.head_dim.next_multiple_of(64)
     }
-}
-
-/// With so many K/V heads there are walks enough for all blocks.
-const MANY_HEADS: usize = 8;
-
-/// Query rows of a document that add up their dk and dv before these are added to the store, where walks are cut
-/// (`schedule/parts.rs`). The operator alone decides, since the bits of dk and dv depend on it. Powers of two, as steps
-/// mostly are; the fewer heads, the shorter, since what a part takes to begin and end is a few tiles' time.
-fn part_rows(attention: &Attention) -> usize {
-    if attention.kv_heads() <= 2 { 2048 } else { 4096 }
 }
 
 /// What the warpgroups of the backward pass need to know of a piece.

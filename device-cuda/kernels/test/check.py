@@ -132,8 +132,8 @@ def case(dtype, head_dim, heads, kv_heads, documents, causal=True, window=NO_WIN
     call = Call(schedule, q, k, v, out, lse, scale, softcap)
     call.forward()
     dk, dv = dkv[:, :kv_heads], dkv[:, kv_heads:]
-    cut = order.part_of(kv_heads, window, 64)  # parts add to what is there
-    if zeroed and not cut and getattr(call, "hopper", lambda *_: False)(dout, dq, dk, dv):
+    cuts = order.cuts_of(kv_heads, window, 64)  # parts add to what is there
+    if zeroed and not cuts and getattr(call, "hopper", lambda *_: False)(dout, dq, dk, dv):
         for _, queries, row, keys in documents:  # what is promised to hold zeros is not read
             low = visible(keys - queries, keys, causal, window)[0]
             high = visible(keys - 1, keys, causal, window)[1] if queries else 0
@@ -212,10 +212,10 @@ def invariants(dtype, head_dim, heads, kv_heads, window):
     group = heads // kv_heads
     shape = Shape(dtype, head_dim)
     schedule_for = lambda documents, zeroed: Schedule(documents, heads, kv_heads, True, window, shape, zeroed)
-    rows = shape.rows * (shape.part(group, kv_heads) or 1)
+    rows = shape.rows * order.grain_of(shape.cuts(group, kv_heads))
     grain = 1 if not shape.mma else rows // math.gcd(rows, group)
     if getattr(shape, "hopper", False):
-        grain = shape.b_rows // group * (order.part_of(kv_heads, window, shape.b_rows) or 1)
+        grain = shape.b_rows // group * order.grain_of(order.cuts_of(kv_heads, window, shape.b_rows))
     name = f"invariants {dtype} d={head_dim} h={heads}/{kv_heads} window={window}"
     lengths, tokens = [700, 30, 0, 1, 333, 900], 2000
     data = [torch.randn(tokens, h, head_dim, device="cuda").to(dtype)

@@ -13,7 +13,7 @@ import struct
 
 import torch
 
-from lists_sm80 import lists, part_tiles
+from lists_sm80 import lists, walk_cuts
 
 KERNELS = os.environ.get("MICROSEQ_CUDA_KERNELS", "wgmma")  # as the crate has it
 assert KERNELS in ("wgmma", "mma", "mma_small"), KERNELS
@@ -97,9 +97,9 @@ class Shape:
         self.shared = (4 * self.keys * d + 4 * self.rows * self.keys
                        + stages * (4 * self.rows * d + 8 * self.rows))
 
-    def part(self, group, kv_heads):
-        """Query tiles of a part of a walk, where walks are cut."""
-        return part_tiles(group, kv_heads, self.rows) if self.mma else None
+    def cuts(self, group, kv_heads):
+        """Where walks are cut, or None."""
+        return walk_cuts(group, kv_heads, self.rows) if self.mma else None
 
 
 def tile_list(tiles):
@@ -117,7 +117,7 @@ class Schedule:
         self.documents, self.group, self.shape = documents, group, shape
         self.causal, self.window = causal, window
         queries, walks, self.turns, self.counters = lists(
-            documents, group, kv_heads, causal, window, shape, shape.part(group, kv_heads), SMS)
+            documents, group, kv_heads, causal, window, shape, shape.cuts(group, kv_heads), SMS)
         self.queries, self.query_count = tile_list(queries)
         words = [x for walk in walks for x in (walk if shape.mma else walk[:6])]
         self.keys, self.key_count = torch.tensor(words or [0] * 10, dtype=torch.int32, device="cuda"), len(walks)

@@ -49,9 +49,8 @@ class Shape(driver.Shape):
                                       + 2 * (2 * scores + 8 * self.b_rows) + dq_room + p_tile + dkv_room
                                       + 8 * barriers + 2 * (128 + 4))
 
-
-    def part(self, group, kv_heads):
-        return None if self.hopper else super().part(group, kv_heads)  # the other kernels take few calls then
+    def cuts(self, group, kv_heads):
+        return None if self.hopper else super().cuts(group, kv_heads)  # the other kernels take few calls then
 
 
 def on_device(numbers):

@@ -34,7 +34,7 @@ def lines():
         group = heads // kv_heads
         hopper = types.SimpleNamespace(q_rows=128, b_rows=64, b_keys=128 if head_dim <= 128 else 64, dim=head_dim)
         every = types.SimpleNamespace(mma=True, forward_rows=128, rows=64, keys=hopper.b_keys, head_dim=head_dim)
-        part = lists_sm80.part_tiles(group, kv_heads, every.rows)
+        cuts = lists_sm80.walk_cuts(group, kv_heads, every.rows)
         tokens = sum(lengths)
         for begin in range(0, tokens, micro):
             end = min(begin + micro, tokens)
@@ -44,7 +44,7 @@ def lines():
             _, keys, _, _, counters = lists_sm90.lists(*what, hopper, zeros, blocks)
             yield f"step {counters}"
             yield from (" ".join(map(str, ("tile", *tile))) for tile in keys)
-            _, walks, turns, counters = lists_sm80.lists(*what, every, part, blocks)
+            _, walks, turns, counters = lists_sm80.lists(*what, every, cuts, blocks)
             yield f"for every GPU {turns} {counters}"
             yield from (" ".join(map(str, ("walk", *walk))) for walk in walks)
 

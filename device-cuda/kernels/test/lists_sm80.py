@@ -3,12 +3,12 @@
 import itertools
 
 from documents import NO_WINDOW, visible
-from order import part_of, pieces
+from order import cuts_of, pieces
 
 
-def part_tiles(group, kv_heads, tile_rows):
-    """Query tiles of a part of a walk, where walks are cut."""
-    return part_of(kv_heads, NO_WINDOW, tile_rows) if tile_rows % group == 0 else None
+def walk_cuts(group, kv_heads, tile_rows):
+    """Where walks are cut, or None."""
+    return cuts_of(kv_heads, NO_WINDOW, tile_rows) if tile_rows % group == 0 else None
 
 
 def part(walk, begin, end, before, _):
@@ -44,9 +44,9 @@ def walks_of(document, group, causal, window, tile_rows, tile_keys, first_turn):
     return walks, last - first + 1
 
 
-def lists(documents, group, kv_heads, causal, window, shape, cut_at, blocks):
+def lists(documents, group, kv_heads, causal, window, shape, cuts, blocks):
     """Query tiles, walks in order, and how many query tiles with turns and how many counters there are. Walks are in
-    parts of `cut_at` query tiles, or whole."""
+    parts or whole."""
     queries = list(query_tiles(documents, group, causal, window, shape.forward_rows))
     keys, turns = [], 0
     for document in documents:
@@ -54,10 +54,10 @@ def lists(documents, group, kv_heads, causal, window, shape, cut_at, blocks):
         turns += tiles if len(walks) > 1 else 0
         keys.append(walks)
     counter = itertools.count(turns)
-    if cut_at:
+    if cuts:
         keys = [[(*walk[:8], next(counter), 0) for walk in walks] for walks in keys]
     if not shape.mma:  # nobody waits
         walks = sorted((walk for walks in keys for walk in walks), key=lambda walk: walk[6] - walk[7])
     else:
-        walks = pieces(keys, cut_at, kv_heads, shape.rows * shape.head_dim * 8, blocks, part, -1)
+        walks = pieces(keys, cuts, kv_heads, shape.rows * shape.head_dim * 8, blocks, part, -1)
     return queries, walks, turns, next(counter)

@@ -5,7 +5,7 @@ import itertools
 
 from documents import visible
 from lists_sm80 import query_tiles
-from order import part_of, pieces
+from order import cuts_of, pieces
 
 CONTINUED, FROM_ZERO, ADDED = range(3)  # DkvSums
 
@@ -61,7 +61,8 @@ def lists(documents, group, kv_heads, causal, window, shape, zeroed_rows, blocks
         number += last - first + 1
     counter = itertools.count(number)
     keys = [[(*tile[:-3], next(counter), 0, 0) for tile in tiles] for tiles in keys]
-    keys = pieces(keys, part_of(kv_heads, window, shape.b_rows), kv_heads, shape.b_rows * shape.dim * 8, blocks, part, -2)
+    cuts = cuts_of(kv_heads, window, shape.b_rows)
+    keys = pieces(keys, cuts, kv_heads, shape.b_rows * shape.dim * 8, blocks, part, -2)
     return queries, keys, stats, number, next(counter)
 
 

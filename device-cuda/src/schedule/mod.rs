@@ -16,6 +16,7 @@ use parts::{Part, parts_in_order};
 
 use crate::CudaError;
 use crate::args::{Tile, Walk};
+use crate::cuts::Cuts;
 use crate::shape::{Shape, Variant};
 use core::cmp::Reverse;
 use core::ops::Range;
@@ -38,12 +39,11 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// The lists for a device that runs so many blocks at a time, with walks cut into parts of so many query tiles or
-    /// whole.
+    /// The lists for a device that runs so many blocks at a time, with walks cut into parts or whole.
     pub(crate) fn new(
         problem: &Problem<'_>,
         shape: &Shape,
-        part: Option<usize>,
+        cuts: Option<Cuts>,
         blocks: usize,
     ) -> Result<Self, CudaError> {
         check_limits(problem)?;
@@ -64,17 +64,17 @@ impl Schedule {
         list_blind(row..problem.batch().q_rows(), group, shape.forward_rows, &mut queries);
         let heads = attention.kv_heads();
         let walk_count = walks.iter().map(Vec::len).sum::<usize>();
-        let counters = turns + if part.is_some() { walk_count } else { 0 };
+        let counters = turns + if cuts.is_some() { walk_count } else { 0 };
         check("tiles times kv_heads", queries.len().max(walk_count).saturating_mul(heads))?;
         check("turns times kv_heads", counters.saturating_mul(heads))?;
-        if part.is_some() {
+        if cuts.is_some() {
             let numbered = walks.iter_mut().flatten().zip(turns as i32..);
             numbered.for_each(|(walk, number)| walk.number = number);
         }
         let tiles = |walk: &Walk| walk.begin..walk.end;
         let keys = match shape.variant {
             Variant::Mma { head_dim, .. } => {
-                let parts = parts_in_order(&walks, tiles, part, heads, shape.rows * head_dim, blocks)?;
+                let parts = parts_in_order(&walks, tiles, cuts, heads, shape.rows * head_dim, blocks)?;
                 let walks = walks.concat();
                 let piece =
                     |Part { walk, begin, end, before, .. }| Walk { begin, end, before, ..walks[walk] };
@@ -261,8 +261,8 @@ mod tests {
                 (256, LITTLE_SHARED),
             ]) {
                 let shape = Shape::choose(DType::Bf16, head_dim, shared_limit);
-                let part = shape.part(problem.attention());
-                visit(&problem, shape, Schedule::new(&problem, &shape, part, 132).expect("small"));
+                let cuts = shape.cuts(problem.attention());
+                visit(&problem, shape, Schedule::new(&problem, &shape, cuts, 132).expect("small"));
             }
         }
     }
@@ -339,7 +339,7 @@ mod tests {
     fn parts_know_their_walk() {
         let mut kinds = BTreeSet::new();
         each_schedule(|problem, shape, schedule| {
-            let part = shape.part(problem.attention()).map(|part| part as i32);
+            let cuts = shape.cuts(problem.attention());
             let mut numbers = BTreeSet::new();
             for walks in by_key_tile(&shape, &schedule).values_mut() {
                 walks.sort_by_key(|walk| Reverse(walk.begin));
@@ -347,14 +347,13 @@ mod tests {
                 assert!(befores.eq(0..walks.len() as i32));
                 assert!(walks.windows(2).all(|pair| pair[0].begin == pair[1].end));
                 assert!(walks.iter().all(|walk| walk.number == walks[0].number));
-                kinds.insert((part.is_some(), walks.len().min(2)));
-                let Some(part) = part else {
+                kinds.insert((cuts.is_some(), walks.len().min(2)));
+                let Some(cuts) = cuts else {
                     assert_eq!((walks.len(), walks[0].number), (1, -1));
                     continue;
                 };
                 assert!(numbers.insert(walks[0].number as usize));
-                let number = |t: i32| t.div_euclid(part);
-                assert!(walks.iter().all(|walk| number(walk.begin) == number(walk.end - 1)));
+                assert!(walks.iter().all(|walk| cuts.number(walk.begin) == cuts.number(walk.end - 1)));
             }
             let counters = schedule.turns..schedule.counters;
             assert_eq!(numbers, counters.collect());

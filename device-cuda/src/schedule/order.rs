@@ -7,6 +7,7 @@
 //! dv when they end.
 
 use super::parts::Part;
+use crate::cuts::Cuts;
 use core::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -21,17 +22,17 @@ const TURN: i64 = 24;
 const ADD: i64 = 64;
 
 /// The parts of a step's walks in the order in which blocks should begin them. They are given by document, key tile by
-/// key tile, the last part of each first; `part` is how many query tiles a part has, where walks are cut. Chains of no
+/// key tile, the last part of each first; `cuts` says where walks are cut. Chains of no
 /// more than `cached` query tiles are begun at a time.
 pub(super) fn in_order(
     documents: &[Vec<Part>],
-    part: Option<i32>,
+    cuts: Option<Cuts>,
     heads: usize,
     blocks: usize,
     cached: i64,
 ) -> Vec<Part> {
     let mut trial = Trial { pieces: Vec::new(), chains: Vec::new() };
-    documents.iter().for_each(|parts| trial.add_document(parts, part));
+    documents.iter().for_each(|parts| trial.add_document(parts, cuts));
     trial.reckon_paths();
     trial.run(heads, blocks, cached)
 }
@@ -87,8 +88,8 @@ impl Chain {
 }
 
 impl Trial {
-    fn add_document(&mut self, parts: &[Part], part: Option<i32>) {
-        let number = |piece: &Part| part.map_or(0, |part| piece.begin.div_euclid(part));
+    fn add_document(&mut self, parts: &[Part], cuts: Option<Cuts>) {
+        let number = |part: &Part| cuts.map_or(0, |cuts| cuts.number(part.begin));
         let lowest = parts.iter().map(number).min().unwrap_or(0);
         let first_chain = self.chains.len();
         for part in parts {
@@ -281,6 +282,11 @@ mod tests {
         assert_eq!(order.len(), 43);
     }
 
+    /// Parts of 32 tiles, as far as the tests go.
+    fn cuts() -> Option<Cuts> {
+        Some(Cuts::new(&microseq_core::Attention::new(1, 1, 128).expect("heads"), 32))
+    }
+
     /// The last parts of a walk come first, and so long before the next that nobody waits at the end.
     #[test]
     fn parts_of_a_walk_do_not_end_together() {
@@ -295,7 +301,7 @@ mod tests {
             (0..4).map(part)
         };
         let documents = [(0..8).flat_map(walk).collect()];
-        let order = in_order(&documents, Some(32), 1, 32, 1000);
+        let order = in_order(&documents, cuts(), 1, 32, 1000);
         assert_eq!(order.len(), 32);
         // Key tile 2 of the first part is two turns behind its chain, key tile 0 of the next an addition.
         let places: Vec<_> = order.iter().take(5).map(|part| (part.walk, part.before)).collect();
@@ -309,7 +315,7 @@ mod tests {
             |walk, number: i32| Part { walk, begin: 32 * number, end: 32 * number + 7, before: 0, after: 0 };
         let documents = [vec![part(0, 0), part(1, 0), part(2, 3), part(3, 3)]];
         for cached in [0, 1000] {
-            let mut order = in_order(&documents, Some(32), 3, 2, cached);
+            let mut order = in_order(&documents, cuts(), 3, 2, cached);
             assert_eq!(order[0], documents[0][2]);
             order.sort_by_key(|part| part.walk);
             assert_eq!(order, documents[0]);

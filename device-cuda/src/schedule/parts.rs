@@ -1,9 +1,10 @@
 //! Walks cut into parts. Each sums up dk and dv of its own, from zero, and these are added to the store one after the
-//! other, so different blocks can work on a walk at the same time. `Shape::part` and `WgmmaBackward::part` say where.
+//! other, so different blocks can work on a walk at the same time. `cuts.rs` says where.
 
 use super::check;
 use super::order::in_order;
 use crate::CudaError;
+use crate::cuts::Cuts;
 use core::ops::Range;
 
 /// What the device's cache holds, roughly: chains of parts are in use as a whole.
@@ -25,18 +26,17 @@ pub(super) struct Part {
 }
 
 /// The parts of walks in the order in which `blocks` at a time should begin them. Walks are given by document, keys
-/// ascending, and have numbers through all documents; `tiles` says which query tiles they meet. They are cut at multiples
-/// of `part` query tiles, or not at all. A query tile has so many elements for each of the K/V heads.
+/// ascending, and have numbers through all documents; `tiles` says which query tiles they meet. They are cut as
+/// `cuts` says, or not at all. A query tile has so many elements for each of the K/V heads.
 pub(super) fn parts_in_order<W>(
     walks: &[Vec<W>],
     tiles: impl Fn(&W) -> Range<i32>,
-    part: Option<usize>,
+    cuts: Option<Cuts>,
     heads: usize,
     query_tile: usize,
     blocks: usize,
 ) -> Result<Vec<Part>, CudaError> {
-    let part = part.map(|part| part as i32);
-    let count: usize = walks.iter().flatten().map(|walk| numbers(&tiles(walk), part).len()).sum();
+    let count: usize = walks.iter().flatten().map(|walk| numbers(&tiles(walk), cuts).len()).sum();
     check("parts of walks times kv_heads", count.saturating_mul(heads))?;
     let mut walk = 0;
     let documents: Vec<Vec<_>> = walks
@@ -44,21 +44,20 @@ pub(super) fn parts_in_order<W>(
         .map(|walks| {
             let first = walk;
             walk += walks.len();
-            walks.iter().zip(first..).flat_map(|(walk, number)| parts_of(tiles(walk), number, part)).collect()
+            walks.iter().zip(first..).flat_map(|(walk, number)| parts_of(tiles(walk), number, cuts)).collect()
         })
         .collect();
-    let cache = if part.is_some() { CACHE_OF_PARTS } else { CACHE_OF_WALKS };
+    let cache = if cuts.is_some() { CACHE_OF_PARTS } else { CACHE_OF_WALKS };
     // q and dout in 16 bits, dq in 32.
     let cached = cache / (8 * query_tile * heads);
-    Ok(in_order(&documents, part, heads, blocks, cached as i64))
+    Ok(in_order(&documents, cuts, heads, blocks, cached as i64))
 }
 
-/// A walk's parts, the last query tiles first: cut where `part` divides the number of a query tile, so that those of
-/// all key tiles of a document are cut alike.
-fn parts_of(tiles: Range<i32>, walk: usize, part: Option<i32>) -> impl Iterator<Item = Part> {
-    let Range { start, end } = numbers(&tiles, part);
+/// A walk's parts, the last query tiles first.
+fn parts_of(tiles: Range<i32>, walk: usize, cuts: Option<Cuts>) -> impl Iterator<Item = Part> {
+    let Range { start, end } = numbers(&tiles, cuts);
     (start..end).rev().map(move |number| {
-        let of_part = part.map_or(tiles.clone(), |part| number * part..(number + 1) * part);
+        let of_part = cuts.map_or(tiles.clone(), |cuts| cuts.tiles(number));
         Part {
             walk,
             begin: tiles.start.max(of_part.start),
@@ -69,7 +68,7 @@ fn parts_of(tiles: Range<i32>, walk: usize, part: Option<i32>) -> impl Iterator<
     })
 }
 
-/// The numbers of the parts of a walk, counted from position 0.
-fn numbers(tiles: &Range<i32>, part: Option<i32>) -> Range<i32> {
-    part.map_or(0..1, |part| tiles.start.div_euclid(part)..(tiles.end - 1).div_euclid(part) + 1)
+/// The numbers of the parts of a walk.
+fn numbers(tiles: &Range<i32>, cuts: Option<Cuts>) -> Range<i32> {
+    cuts.map_or(0..1, |cuts| cuts.number(tiles.start)..cuts.number(tiles.end - 1) + 1)
 }

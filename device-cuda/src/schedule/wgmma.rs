@@ -66,11 +66,11 @@ impl Backward {
         // A ticket counter is before those.
         check("tiles times kv_heads", counters.saturating_mul(heads).saturating_add(1))?;
         walks.iter_mut().flatten().for_each(|walk| walk.walk += stats.len() as i32);
-        let part = shape.part(problem.attention());
+        let cuts = shape.cuts(problem.attention());
         let tiles = |walk: &KeyTile| walk.begin..walk.end;
-        let parts = parts_in_order(&walks, tiles, part, heads, shape.rows * shape.head_dim, blocks)?;
+        let parts = parts_in_order(&walks, tiles, cuts, heads, shape.rows * shape.head_dim, blocks)?;
         let walks = walks.concat();
-        let piece = |of: &Part| if part.is_some() { part_of(&walks[of.walk], of) } else { walks[of.walk] };
+        let piece = |of: &Part| if cuts.is_some() { part_of(&walks[of.walk], of) } else { walks[of.walk] };
         Ok(Self { keys: parts.iter().map(piece).collect(), counters, stats })
     }
 }
@@ -482,19 +482,19 @@ mod tests {
                 walks.entry(tile.walk).or_default().push(tile);
             }
             let attention = problem.attention();
-            let part = shape.part(attention).map(|part| part as i32);
+            let cuts = shape.cuts(attention);
             let (few, windowed) = (attention.kv_heads() < 8, attention.mask().window.is_some());
             let of_heads = if attention.kv_heads() == 2 { 32 } else { 64 };
-            assert_eq!(part, (few || windowed).then_some(of_heads));
+            assert_eq!(cuts.map(|cuts| cuts.grain()), (few || windowed).then_some(of_heads));
             for (walk, mut parts) in walks {
                 assert!((schedule.stats.len()..schedule.counters).contains(&(walk as usize)));
                 parts.sort_by_key(|tile| Reverse(tile.begin));
                 assert!(parts.windows(2).all(|pair| pair[0].begin == pair[1].end));
                 let added = parts.iter().filter(|tile| tile.sums == DkvSums::Added as i32).count();
-                assert_eq!(added, if part.is_some() { parts.len() } else { 0 });
+                assert_eq!(added, if cuts.is_some() { parts.len() } else { 0 });
                 for (i, tile) in parts.iter().enumerate() {
                     assert_eq!((tile.before as usize, tile.after as usize), (i, parts.len() - 1 - i));
-                    let number = |t: i32| part.map(|part| t.div_euclid(part));
+                    let number = |t: i32| cuts.map(|cuts| cuts.number(t));
                     assert_eq!(number(tile.begin), number(tile.end - 1), "{tile:?}");
                 }
                 *seen.entry((windowed, few, parts.len().min(2))).or_insert(0) += 1;
