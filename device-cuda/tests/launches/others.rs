@@ -1,6 +1,6 @@
 //! What GPUs of other compute capabilities launch.
 
-use crate::packed::{ADA, AMPERE, HOPPER, Launch, Packed};
+use crate::packed::{ADA, AMPERE, HOPPER, Launch, Packed, parts_of_4000_tokens};
 use microseq_core::{Attention, DType};
 use microseq_cuda::Cuda;
 
@@ -32,12 +32,11 @@ fn blocks_with_little_memory_have_smaller_tiles() {
 /// 4,000 tokens of a group of 8 are 32,000 query rows, or 16 parts of 2,048; every 128 keys, walks begin half a part later.
 fn few_heads_have_their_walks_cut_everywhere() {
     let attention = Attention::new(8, 1, 128).expect("heads");
-    let parts = (0..32).map(|key_tile| 16 - key_tile / 2).sum::<u32>();
     for (ordinal, rows) in [(AMPERE, 64), (ADA, 32)] {
         let packed = Packed::new(ordinal, attention, &[4000]);
         assert_eq!(packed.device.dkv_grain(&attention, DType::Bf16), 2048 / 8);
         let [.., backward] = packed.launches()[..] else { panic!("three launches") };
-        assert_eq!(backward.blocks, parts);
+        assert_eq!(backward.blocks as i32, parts_of_4000_tokens());
         // Stats, the ticket and a counter for each query tile and walk, and dq of the tiles.
         let tiles = 32_000_usize.div_ceil(rows);
         let turns = (32_000 * 8_usize).next_multiple_of(256) + 4 * (1 + tiles + 32);

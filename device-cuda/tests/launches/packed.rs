@@ -14,6 +14,13 @@ pub(crate) const HOPPER: usize = 4;
 pub(crate) const OLD: usize = 5;
 pub(crate) const ADA: usize = 6;
 
+/// Of the walks of 8 heads on one K/V head: 19 of the first key tile's, of 128 tokens up to 768 and of 256 behind, and
+/// of each of the 32 key tiles those that begin with it or later.
+pub(crate) fn parts_of_4000_tokens() -> i32 {
+    let parts_of = |key_tile| if key_tile < 6 { 19 - key_tile } else { 16 - key_tile / 2 };
+    (0..32).map(parts_of).sum()
+}
+
 /// A launch, as gpu.c writes it down.
 #[repr(C)]
 #[derive(Clone, Copy)]
