@@ -18,7 +18,7 @@
 //! - `dk` and `dv` have the same bits from run to run, and for all cuts into steps at multiples of
 //!   [`Cuda::dkv_grain`] rows from a document's begin: every cut in f32; in 16-bit types, where the size of a K/V group
 //!   is a power of two, 128 rows at most, but with fewer than eight K/V heads, and in windows on compute capability 9.0,
-//!   `2048 / group` (one or two heads) or `4096 / group`. In these two cases the sums of so many rows go to the store by
+//!   `2048 / group` (one or two heads) or `4096 / group`. In these two cases sums of so many rows at most go to the store by
 //!   additions that take numbers below 2^-126 for zeros. It holds for finite values. There are no sums in an order of
 //!   chance.
 //! - The bits may differ from one kind of GPU to another, and between views whose heads begin at multiples
