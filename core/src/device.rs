@@ -16,10 +16,8 @@ pub enum Operand {
     Dq,
     Dk,
     Dv,
-    /// What a gather or an accumulation reads.
+    /// What a gather, an accumulation or a flush reads: its shape is to be that of what they write.
     From,
-    /// What a gather or an accumulation writes.
-    Into,
 }
 
 impl core::fmt::Display for Operand {
@@ -35,7 +33,6 @@ impl core::fmt::Display for Operand {
             Self::Dk => "dk",
             Self::Dv => "dv",
             Self::From => "from",
-            Self::Into => "into",
         })
     }
 }
@@ -136,9 +133,9 @@ pub struct Backward<'a, S: Space, E: Element> {
     pub q: RowsRef<'a, S, E>,
     /// Keys and values of the window, `[k_rows, kv_heads, head_dim]` each.
     pub kv: KvRef<'a, S, E>,
-    /// The forward pass's output.
+    /// The forward pass's output, `[q_rows, heads, head_dim]`.
     pub out: RowsRef<'a, S, E>,
-    /// The forward pass's logsumexp.
+    /// The forward pass's logsumexp, as in [`Forward::lse`].
     pub lse: RowsRef<'a, S, f32>,
     /// Gradient of the output, `[q_rows, heads, head_dim]`.
     pub dout: RowsRef<'a, S, E>,
@@ -194,7 +191,10 @@ impl<S: Space, E: Element> Gather<'_, '_, S, E> {
         // Views that repeat a row may have more of them than can be added up.
         let rows = self.from.iter().map(|share| share.k().layout().rows());
         let rows = rows.fold(0, usize::saturating_add);
-        check_operand(Operand::Into, &into, rows, into.heads(), into.head_dim())
+        if rows != into.rows() {
+            return Err(ShapeError::Rows { operand: Operand::From, expected: into.rows(), given: rows });
+        }
+        Ok(())
     }
 }
 
@@ -293,6 +293,9 @@ pub trait Device {
 
     /// Attention, forward. Writes every element of `out` and `lse`.
     ///
+    /// The operands must be of the step that `prepared` was made of. A device sees their shapes only: those of another step
+    /// with as many rows are taken for this one's, and cut into this one's documents.
+    ///
     /// # Errors
     /// What [`Forward::check`] finds, [`ShapeError::Scratch`], and the device's own.
     fn forward<E: Element>(
@@ -302,7 +305,8 @@ pub trait Device {
         scratch: Scratch<'_, Self::Space>,
     ) -> Result<(), Self::Error>;
 
-    /// Attention, backward. Writes every element of `dq`, adds to `dkv`.
+    /// Attention, backward. Writes every element of `dq`, adds to `dkv`. The operands must be of the step that `prepared`
+    /// was made of, as in [`forward`](Device::forward).
     ///
     /// # Errors
     /// What [`Backward::check`] finds, [`ShapeError::Scratch`], and the device's own.

@@ -20,7 +20,7 @@ pub(crate) fn kinds() -> Vec<Kind> {
 
 fn gathers() -> Vec<Kind> {
     let [first, second] = SHARES;
-    let into_rows = |given| ShapeError::Rows { operand: Operand::Into, expected: given, given: INTO.rows };
+    let rows = |given| ShapeError::Rows { operand: Operand::From, expected: INTO.rows, given };
     let kind = |name: &str, shares: &[Dims], expected| {
         let name = format!("gather: {name}");
         let result = gather(&name, shares);
@@ -34,9 +34,9 @@ fn gathers() -> Vec<Kind> {
     let (wider, heads) = changed(first, Change::MoreHeads);
     let (smaller, head_dim) = changed(second, Change::SmallerHeadDim);
     vec![
-        kind("no shares", &[], into_rows(0)),
-        kind("a share missing", &[first], into_rows(4)),
-        kind("a share twice", &[first, second, second], into_rows(10)),
+        kind("no shares", &[], rows(0)),
+        kind("a share missing", &[first], rows(4)),
+        kind("a share twice", &[first, second, second], rows(10)),
         kind("a first share of more heads", &[wider, second], heads),
         kind("a second share of smaller head_dim", &[first, smaller], head_dim),
     ]

@@ -264,12 +264,11 @@ const FITS: Dims = [6, 2, 8];
 /// A gather refuses shares that do not fill its rows, or of other heads.
 pub fn gather_refuses_misfits<H: Harness>(harness: &H) {
     let [rows, heads, head_dim] = FITS;
-    let into = Operand::Into;
     let from = Operand::From;
     let cases: [(Vec<Dims>, ShapeError); 6] = [
-        (vec![], ShapeError::Rows { operand: into, expected: 0, given: rows }),
-        (vec![[3, heads, head_dim]], ShapeError::Rows { operand: into, expected: 3, given: rows }),
-        (vec![FITS, [1, heads, head_dim]], ShapeError::Rows { operand: into, expected: 7, given: rows }),
+        (vec![], ShapeError::Rows { operand: from, expected: rows, given: 0 }),
+        (vec![[3, heads, head_dim]], ShapeError::Rows { operand: from, expected: rows, given: 3 }),
+        (vec![FITS, [1, heads, head_dim]], ShapeError::Rows { operand: from, expected: rows, given: 7 }),
         (vec![[6, 1, head_dim]], ShapeError::Heads { operand: from, expected: heads, given: 1 }),
         (
             vec![[3, heads, head_dim], [3, heads, 9]],
