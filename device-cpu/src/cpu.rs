@@ -41,10 +41,10 @@ impl Cpu {
         Ok(Self { threads: Threads::ambient(), isa: Isa::from_environment()? })
     }
 
-    /// `threads` threads of its own; one is the calling thread.
+    /// `threads` threads of its own, up to 4,096, while the calling thread waits; with one, the calling thread works itself.
     ///
     /// # Errors
-    /// [`CpuError::ZeroThreads`], [`CpuError::Threads`].
+    /// [`CpuError::ZeroThreads`], [`CpuError::TooManyThreads`], [`CpuError::Threads`].
     pub fn with_threads(threads: usize) -> Result<Self, CpuError> {
         Ok(Self { threads: Threads::of(threads)?, isa: Isa::best() })
     }

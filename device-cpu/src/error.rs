@@ -34,6 +34,14 @@ pub enum CpuError {
     /// A device of no threads.
     #[error("the number of threads is 0, expected at least 1")]
     ZeroThreads,
+    /// More threads than any machine has processors.
+    #[error("the number of threads is {threads}, expected {limit} at most")]
+    TooManyThreads {
+        /// Threads asked for.
+        threads: usize,
+        /// The most that can be asked for.
+        limit: usize,
+    },
     /// The threads could not be started, or the build has no threads.
     #[error("cannot start {threads} threads: {reason}")]
     Threads {

@@ -7,6 +7,10 @@ use crate::CpuError;
 use crate::schedule::Unit;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+/// Far more than a machine has processors, and started within seconds. rayon would silently start fewer than asked for,
+/// if these were very many.
+const LIMIT: usize = 4096;
+
 /// The threads of a device.
 #[derive(Clone, Debug)]
 pub(crate) enum Threads {
@@ -32,6 +36,7 @@ impl Threads {
         match threads {
             0 => Err(CpuError::ZeroThreads),
             1 => Ok(Self::Caller),
+            _ if threads > LIMIT => Err(CpuError::TooManyThreads { threads, limit: LIMIT }),
             _ => Self::own(threads),
         }
     }

@@ -10,6 +10,11 @@ pub(crate) fn kinds() -> Vec<Kind> {
     let unknown = CpuError::UnknownIsa { name: "sse9".into() };
     let mut kinds = vec![
         Kind::new("a device of no threads", Cpu::with_threads(0), CpuError::ZeroThreads),
+        Kind::new(
+            "a device of too many threads",
+            Cpu::with_threads(usize::MAX),
+            CpuError::TooManyThreads { threads: usize::MAX, limit: 4096 },
+        ),
         Kind::new("an unknown instruction set", "sse9".parse::<Isa>(), unknown),
     ];
     let [portable, best] = [Isa::Portable, Isa::best()];
