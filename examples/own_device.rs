@@ -1,4 +1,4 @@
-//! A device of one's own in an afternoon: safe, naive, about a hundred lines.
+//! A device of one's own in an afternoon: safe, naive, some 160 lines.
 //!
 //! Beside computing attention, a device owes its users four things, marked where they are kept:
 //!
@@ -9,6 +9,7 @@
 
 use anyhow::Result;
 use clap::Parser;
+use core::num::NonZeroUsize;
 use microseq::dev::run::{self, Options, Sequence};
 use microseq::dev::{HostHarness, Random, conformance};
 use microseq::{
@@ -214,8 +215,8 @@ fn write_scaled<E: Element>(into: &mut [E], factor: f32, from: &[f32]) {
 #[derive(Parser)]
 struct Args {
     /// Rows of a step of the tiny sequence.
-    #[arg(long, value_name = "ROWS", default_value_t = 5)]
-    micro_sequence_length: usize,
+    #[arg(long, value_name = "ROWS", default_value = "5")]
+    micro_sequence_length: NonZeroUsize,
 }
 
 fn main() -> Result<()> {
@@ -225,7 +226,7 @@ fn main() -> Result<()> {
         (rule.check)(&harness);
         println!("kept: {}", rule.name.replace('_', " "));
     }
-    tiny_sequence(&harness, args.micro_sequence_length)
+    tiny_sequence(&harness, args.micro_sequence_length.get())
 }
 
 /// The device and memory that it reaches. That 4. holds for every cut, in every type, is claimed
