@@ -146,7 +146,8 @@ impl Slot {
     }
 
     /// Takes a step's turn forward: its rows count as filled from here on. Returns the window that
-    /// its attention reads. A rank's share stands for its whole step.
+    /// its attention reads. A rank's share stands for its whole step. A turn is taken even if the device then refuses its
+    /// calls: who wants to try again keeps the window, or a copy of the slot from before.
     ///
     /// # Errors
     /// [`SlotError::PastEnd`], [`SlotError::ForwardInBackward`], [`SlotError::AlreadyFilled`],

@@ -161,7 +161,7 @@ impl<'a> Step<'a> {
     }
 
     /// The part of [`write`](Step::write) that rank `rank` of `ranks` owns: its share's rows, without a
-    /// walk over the documents.
+    /// walk over the documents. Of a share it is still a part of the whole micro-sequence's rows.
     ///
     /// # Errors
     /// [`StepError::ZeroRanks`], [`StepError::RankOutOfRange`].

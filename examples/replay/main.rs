@@ -42,7 +42,7 @@ use std::process::ExitCode;
 /// Run attention on a case from a safetensors file and write the results to another.
 ///
 /// Writes out and dq in the type of q, lse and the gradients of keys and values in f32; without
-/// dout in the case, only out and lse.
+/// dout in the case, only out and lse. tests/golden/README.md says what a case holds.
 #[derive(Parser)]
 struct Args {
     /// The case.
