@@ -9,22 +9,25 @@ use microseq_core::Attention;
 struct Run {
     /// Query rows of the document before it.
     begin: i64,
-    /// How many parts these are.
+    /// How many parts are in these rows.
     number: i64,
     /// Query rows of a part.
     length: i64,
 }
 
+impl Run {
+    /// The run behind it, which begins with so many rows before it.
+    const fn then(&self, begin: i64, length: i64) -> Self {
+        Self { begin, number: self.number + (begin - self.begin) / self.length, length }
+    }
+}
+
 /// The fewer heads, the shorter are parts, since what one takes to begin and end is a few tiles' time. Those near the
 /// document's begin are shorter than others: blocks come to them last, and short documents have no others. Powers of two,
 /// as steps mostly are.
-const TWO_HEADS: &[Run] =
-    &[Run { begin: 0, number: 0, length: 1024 }, Run { begin: 6144, number: 6, length: 2048 }];
-const MORE_HEADS: &[Run] = &[
-    Run { begin: 0, number: 0, length: 1024 },
-    Run { begin: 2048, number: 2, length: 2048 },
-    Run { begin: 8192, number: 5, length: 4096 },
-];
+const TWO_HEADS: &[Run] = &[FIRST, FIRST.then(6144, 2048)];
+const MORE_HEADS: &[Run] = &[FIRST, FIRST.then(2048, 2048), FIRST.then(2048, 2048).then(8192, 4096)];
+const FIRST: Run = Run { begin: 0, number: 0, length: 1024 };
 
 /// With so many K/V heads there are walks enough for all blocks.
 const MANY_HEADS: usize = 8;

@@ -68,7 +68,7 @@ fn small_heads_have_their_gradients_brought() {
     assert_eq!(map(&backward, 6), map(&backward, 5));
 }
 
-/// 4,000 tokens of a group of 8 are 500 tiles, or 16 parts of 32; every 128 keys, walks begin 16 tiles later.
+/// 4,000 tokens of a group of 8 are 500 tiles; every 128 keys, walks begin 16 tiles later.
 fn few_heads_have_their_walks_cut() {
     let packed = Packed::new(HOPPER, Attention::new(8, 1, 128).expect("heads"), &[4000]);
     let [.., backward] = packed.launches()[..] else { panic!("three launches") };

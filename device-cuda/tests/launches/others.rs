@@ -29,7 +29,7 @@ fn blocks_with_little_memory_have_smaller_tiles() {
     assert_eq!(on(ADA), [(4, 256, 99_328), (4, 256, 98_560), (16, 128, 69_888)]);
 }
 
-/// 4,000 tokens of a group of 8 are 32,000 query rows, or 16 parts of 2,048; every 128 keys, walks begin half a part later.
+/// 4,000 tokens of a group of 8 are 32,000 query rows; every 128 keys, walks begin 1,024 later.
 fn few_heads_have_their_walks_cut_everywhere() {
     let attention = Attention::new(8, 1, 128).expect("heads");
     for (ordinal, rows) in [(AMPERE, 64), (ADA, 32)] {
